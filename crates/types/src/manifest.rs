@@ -1,0 +1,280 @@
+//! What is known about a keyring without any secret: a chain of revisions.
+//!
+//! Lists, never objects keyed by a version, and ascending by number. Fields that this build does not know are
+//! kept as they came, so that an old and a new build can run side by side.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Digest, HolderName, KeyId, KeyName, KeyVersion, KeyringId, KeyringName, NodeName, SourceName, VersionState};
+
+/// One revision of the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The keyring's name.
+    pub keyring: KeyringName,
+    /// The keyring's id, made once.
+    pub keyring_id: KeyringId,
+    /// Only rises, by one.
+    pub revision: u64,
+    /// SHA-256 of the canonical manifest before it; none for the first.
+    pub previous: Option<Digest>,
+    /// The daemons that serve this keyring.
+    pub members: Vec<NodeName>,
+    /// The version that encrypts.
+    pub primary: KeyVersion,
+    /// Every source and key that ever was.
+    pub declared: Declared,
+    /// Every version that ever was, ascending.
+    pub versions: Vec<VersionRecord>,
+    /// Values of known text, ascending by version, then by key.
+    pub canaries: Vec<Canary>,
+    /// One for every version that the writer had loaded, ascending.
+    pub macs: Vec<ManifestMac>,
+    /// What a newer build wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// Every source and key that ever was: retiring a version asks about all of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Declared {
+    /// Keys, in the order in which they came.
+    pub keys: Vec<DeclaredKey>,
+    /// Sources, likewise.
+    pub sources: Vec<DeclaredSource>,
+}
+
+/// A data key, and how long its values live outside the sources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeclaredKey {
+    /// Its name.
+    pub name: KeyName,
+    /// The largest `max_age` that it had while each version encrypted, ascending by version.
+    pub lifetimes: Vec<Lifetime>,
+}
+
+/// How long values of one key and version may live outside the sources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// The version that encrypted.
+    pub version: KeyVersion,
+    /// Seconds; 0 where all values lie in declared sources.
+    pub max_age_s: u64,
+}
+
+/// A column that holds, or once held, values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeclaredSource {
+    /// Its name.
+    pub name: SourceName,
+    /// The key of its values.
+    pub key: KeyName,
+    /// When an operator declared that it no longer exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Timestamp>,
+}
+
+/// One key version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// The number, never used again.
+    pub version: KeyVersion,
+    /// The identity: derived from the root key, public.
+    pub key_id: KeyId,
+    /// What it may be used for.
+    pub state: VersionState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its Ed25519 public key, kept for ever: 32 bytes, hex.
+    pub public_key: Digest,
+    /// Who holds what of it.
+    pub share_set: ShareSet,
+    /// How it went out of use, once it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retirement: Option<Retirement>,
+    /// What a newer build wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// How a version went out of use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retirement {
+    /// When.
+    pub at: Timestamp,
+    /// Set where it went without evidence: the loss that was accepted. Its values are undetermined for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_reason: Option<String>,
+    /// When the hold ended with one more conclusive census; only then may a value of it be called invalid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ended: Option<Timestamp>,
+}
+
+/// The shares of one version: one polynomial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShareSet {
+    /// Counted from 1; a reshare makes the next.
+    pub set: u32,
+    /// How many shares rebuild the key.
+    pub threshold: u8,
+    /// HMAC over threshold and digests: commits to the key, the threshold and the set at once.
+    pub key_check: Digest,
+    /// Ascending by x.
+    pub holders: Vec<Holder>,
+    /// Digests of the shares of earlier sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<Digest>,
+    /// The set to come, while a reshare waits for its proofs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<ShareSet>>,
+}
+
+/// One keyholder's place in a share set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who.
+    pub name: HolderName,
+    /// Where the polynomial was evaluated.
+    pub x: std::num::NonZeroU8,
+    /// SHA-256 of the share: a wrong one is named when it is submitted.
+    pub digest: Digest,
+    /// The age recipient that the package was encrypted to; none for a plain one, which counts as exposed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+}
+
+/// A value of known text: it is opened through the serving path before a node calls itself ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// Version that encrypted it.
+    pub version: KeyVersion,
+    /// Its data key.
+    pub key: KeyName,
+    /// The value, in text form.
+    pub value: String,
+}
+
+/// HMAC-SHA-256 under one version's manifest key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestMac {
+    /// Whose key.
+    pub version: KeyVersion,
+    /// Over the canonical manifest without `macs`.
+    pub mac: Digest,
+}
+
+/// Why bytes are not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of a manifest's shape.
+    #[error("the manifest can't be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Its parts contradict one another.
+    #[error("the manifest contradicts itself: {0}")]
+    Inconsistent(String),
+}
+
+impl Manifest {
+    /// Looks a version up by number.
+    pub fn version(&self, version: KeyVersion) -> Option<&VersionRecord> {
+        self.versions.iter().find(|record| record.version == version)
+    }
+
+    /// The same, to change it.
+    pub fn version_mut(&mut self, version: KeyVersion) -> Option<&mut VersionRecord> {
+        self.versions.iter_mut().find(|record| record.version == version)
+    }
+
+    /// The versions without which nothing is unlocked, ascending.
+    pub fn required(&self) -> impl Iterator<Item = &VersionRecord> {
+        self.versions.iter().filter(|record| record.state.required())
+    }
+
+    /// The highest number that ever was.
+    pub fn highest(&self) -> Option<KeyVersion> {
+        self.versions.iter().map(|record| record.version).max()
+    }
+}
+
+/// A manifest beside the exact bytes that it came in: digests and macs are over what was received.
+#[derive(Debug, Clone)]
+pub struct ManifestDocument {
+    manifest: Manifest,
+    canonical: Vec<u8>,
+    canonical_without_macs: Vec<u8>,
+}
+
+impl ManifestDocument {
+    /// Reads and checks a stored manifest, unknown fields included.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let json: Json = serde_json::from_slice(bytes)?;
+        let manifest: Manifest = serde_json::from_value(json.clone())?;
+        check(&manifest)?;
+        Self::build(manifest, json)
+    }
+
+    /// From a manifest that this build made.
+    pub fn from_manifest(manifest: Manifest) -> Result<Self, ManifestError> {
+        check(&manifest)?;
+        let json = serde_json::to_value(&manifest)?;
+        Self::build(manifest, json)
+    }
+
+    fn build(manifest: Manifest, mut json: Json) -> Result<Self, ManifestError> {
+        let canonical = serde_json_canonicalizer::to_vec(&json)?;
+        if let Some(object) = json.as_object_mut() {
+            object.remove("macs");
+        }
+        let canonical_without_macs = serde_json_canonicalizer::to_vec(&json)?;
+        Ok(Self { manifest, canonical, canonical_without_macs })
+    }
+
+    /// What it says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// RFC 8785, whole: what is stored, and what [`ManifestDocument::digest`] is over.
+    pub fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+
+    /// RFC 8785, without `macs`: what the macs are over.
+    pub fn canonical_without_macs(&self) -> &[u8] {
+        &self.canonical_without_macs
+    }
+
+    /// SHA-256 of the canonical form: what the next revision names as `previous`.
+    pub fn digest(&self) -> Digest {
+        Digest::new(Sha256::digest(&self.canonical).into())
+    }
+}
+
+fn check(manifest: &Manifest) -> Result<(), ManifestError> {
+    let refuse = |reason: String| Err(ManifestError::Inconsistent(reason));
+    if manifest.revision == 0 {
+        return refuse("revisions count from 1".into());
+    }
+    if !manifest.versions.is_sorted_by(|a, b| a.version < b.version) {
+        return refuse("versions are not ascending by number".into());
+    }
+    let primaries: Vec<_> =
+        manifest.versions.iter().filter(|record| record.state == VersionState::Primary).collect();
+    if primaries.iter().map(|record| record.version).ne([manifest.primary]) {
+        return refuse(format!("exactly v{} must be primary", manifest.primary));
+    }
+    for record in &manifest.versions {
+        let set = &record.share_set;
+        let version = record.version;
+        if set.threshold < 2 || usize::from(set.threshold) > set.holders.len() {
+            return refuse(format!("v{version} needs {} of {} shares", set.threshold, set.holders.len()));
+        }
+        if !set.holders.is_sorted_by(|a, b| a.x < b.x) {
+            return refuse(format!("the holders of v{version} are not ascending by x"));
+        }
+    }
+    Ok(())
+}
