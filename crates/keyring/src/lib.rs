@@ -1,1 +1,34 @@
-//! x
+//! Root keys and what is derived from them. The only crate that holds key bytes; no I/O, no clock.
+//!
+//! # Layout
+//!
+//! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it, which makes a
+//! [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
+//! [`keyring`]. A key's way out into the world, once: [`stage`] makes a root key, its shares and its public
+//! record.
+//!
+//! Keys are boxed, zeroize when dropped, do not print, can't be copied and can't be serialized.
+
+pub mod cipher;
+pub mod derive;
+pub mod key_check;
+pub mod keyring;
+pub mod shamir;
+pub mod sign;
+pub mod stage;
+
+pub use cipher::{DataKeyBits, OpenError, SealError};
+pub use key_check::Validated;
+pub use keyring::{Keyring, RekeyError};
+pub use shamir::Rebuilt;
+pub use sign::verify_signature;
+
+/// The kernel gave no randomness: nothing secret may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel's random source failed: nothing was made")]
+pub struct RandomError;
+
+/// Fills a buffer straight from the kernel.
+fn random(bytes: &mut [u8]) -> Result<(), RandomError> {
+    getrandom::fill(bytes).map_err(|_| RandomError)
+}

@@ -1,0 +1,70 @@
+//! The metadata store: named records, and one linearizable compare-and-swap.
+//!
+//! Manifests, proofs, heartbeats, jobs and checkpoints are records. All that needs agreement among nodes is a
+//! [`Metadata::swap`], so that Keymoot has no consensus of its own.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+/// Says which state of a record was read. Never used again for another state of the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp(pub u64);
+
+/// A record as it was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its key, such as `manifest/00000000000000000041`.
+    pub key: String,
+    /// What it holds. Never a secret.
+    pub value: Vec<u8>,
+    /// Which state this is.
+    pub stamp: Stamp,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({}, {} bytes, {:?})", self.key, self.value.len(), self.stamp)
+    }
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    /// The store does not answer, or can't write (a full disk). Nothing is known; try again later.
+    #[error("the metadata store is unavailable: {0}")]
+    Unavailable(String),
+    /// The record is not in the state that was expected: somebody else changed it. Read it again.
+    #[error("the record {key} was changed by somebody else")]
+    Changed {
+        /// The record's key.
+        key: String,
+    },
+    /// The store answers, but what it holds can't be trusted.
+    #[error("the metadata store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// The longest value that a record may have: etcd's limit for a request, less room for the rest.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The metadata store.
+#[async_trait]
+pub trait Metadata: Send + Sync {
+    /// The record, or `None` where the store answered that there is none.
+    async fn get(&self, key: &str) -> Result<Option<Record>, MetadataError>;
+
+    /// All records whose key begins with `prefix`, ascending by the bytes of the key.
+    async fn list(&self, prefix: &str) -> Result<Vec<Record>, MetadataError>;
+
+    /// Writes the record whatever state it is in.
+    async fn put(&self, key: &str, value: &[u8]) -> Result<Stamp, MetadataError>;
+
+    /// Writes the record only if it is still in the state `expected` (`None`: only if there is none), durably
+    /// and atomically; else [`MetadataError::Changed`]. After an error of another kind the outcome is unknown:
+    /// read it back.
+    async fn swap(&self, key: &str, expected: Option<Stamp>, value: &[u8]) -> Result<Stamp, MetadataError>;
+
+    /// Removes the record if it is in the state `expected`; else [`MetadataError::Changed`].
+    async fn remove(&self, key: &str, expected: Stamp) -> Result<(), MetadataError>;
+}
