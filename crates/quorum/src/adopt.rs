@@ -1,0 +1,116 @@
+//! Whether a stored manifest may be followed.
+
+use keymoot_keyring::Validated;
+use keymoot_types::{Digest, KeyVersion, manifest::ManifestDocument};
+
+/// Why a manifest is not followed: an alarm. Gates shut; serving goes on as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Divergence {
+    /// Another keyring altogether.
+    #[error("the store holds a manifest of another keyring")]
+    OtherKeyring,
+    /// Lower than what this node has adopted: the store was restored from a backup.
+    #[error("the store went back to revision {stored}, and this node has adopted {adopted}")]
+    WentBack {
+        /// This node's.
+        adopted: u64,
+        /// The store's.
+        stored: u64,
+    },
+    /// The same number and another content, or a revision that does not follow.
+    #[error("revision {revision} does not follow the one that this node has adopted")]
+    Forked {
+        /// The revision that does not follow.
+        revision: u64,
+    },
+    /// A revision in between is not there.
+    #[error("revision {revision} is missing from the store")]
+    Gap {
+        /// Which.
+        revision: u64,
+    },
+    /// A version that the adopted manifest requires does not vouch for the next.
+    #[error("revision {revision} carries no right mac of v{version}")]
+    NotVouched {
+        /// The revision.
+        revision: u64,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// A version whose mac is needed is not loaded here.
+    #[error("revision {revision} can't be verified: v{version} is not loaded here")]
+    KeyGone {
+        /// The revision.
+        revision: u64,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// What is stored can't be read as a manifest.
+    #[error("revision {revision} is damaged: {reason}")]
+    Damaged {
+        /// Which.
+        revision: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether `next` follows `current` by its digest alone: what a sealed node can tell.
+pub fn follows(current: &ManifestDocument, next: &ManifestDocument) -> Result<(), Divergence> {
+    let (now, then) = (current.manifest(), next.manifest());
+    if (&then.keyring, then.keyring_id) != (&now.keyring, now.keyring_id) {
+        return Err(Divergence::OtherKeyring);
+    }
+    if then.revision != now.revision + 1 || then.previous != Some(current.digest()) {
+        return Err(Divergence::Forked { revision: then.revision });
+    }
+    Ok(())
+}
+
+/// Whether `next` may be adopted over `current`: it follows, and every version that `current` requires vouches
+/// for it. So a leaked old key alone can't rewrite the manifest.
+pub fn adopt<'a>(
+    current: &ManifestDocument,
+    next: &ManifestDocument,
+    loaded: impl Fn(KeyVersion) -> Option<&'a Validated>,
+) -> Result<(), Divergence> {
+    follows(current, next)?;
+    let revision = next.manifest().revision;
+    for record in current.manifest().required() {
+        let version = record.version;
+        let key = loaded(version)
+            .filter(|key| key.key_id() == record.key_id)
+            .ok_or(Divergence::KeyGone { revision, version })?;
+        if !key.vouches_for(next) {
+            return Err(Divergence::NotVouched { revision, version });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a manifest stands by itself under the keys that are loaded: its primary vouches, and no mac of a
+/// loaded version is wrong. A required version may lack its mac (it was missing at a degraded rollback).
+pub fn stands<'a>(
+    document: &ManifestDocument,
+    loaded: impl Fn(KeyVersion) -> Option<&'a Validated>,
+) -> Result<(), Divergence> {
+    let manifest = document.manifest();
+    let revision = manifest.revision;
+    let primary = manifest.primary;
+    if !manifest.macs.iter().any(|mac| mac.version == primary) {
+        return Err(Divergence::NotVouched { revision, version: primary });
+    }
+    for mac in &manifest.macs {
+        if let Some(key) = loaded(mac.version)
+            && !key.vouches_for(document)
+        {
+            return Err(Divergence::NotVouched { revision, version: mac.version });
+        }
+    }
+    Ok(())
+}
+
+/// Revision and digest, as heartbeats and `confirm` name them.
+pub fn identity(document: &ManifestDocument) -> (u64, Digest) {
+    (document.manifest().revision, document.digest())
+}

@@ -1,0 +1,52 @@
+//! Holders consent to a request by their shares: no operator alone can make or reach a key.
+
+use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode};
+
+use crate::judge::{Matched, PartRefusal, judge};
+
+/// Who has consented to one request so far.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Consents {
+    given: Vec<HolderName>,
+}
+
+impl Consents {
+    /// Judges a holder's part. It must be a share of `version`, the one that the request asks for (mostly the
+    /// primary). The share is handed back to be recorded as a proof, and wiped by dropping it.
+    pub fn give(
+        &mut self,
+        manifest: &Manifest,
+        version: KeyVersion,
+        name: &str,
+        text: &str,
+    ) -> Result<Matched, PartRefusal> {
+        let part = judge(manifest, name, text)?;
+        let refuse = |code, detail| PartRefusal {
+            name: name.into(),
+            code,
+            detail,
+            version: Some(part.share.version()),
+            holder: Some(part.holder.clone()),
+        };
+        if part.share.version() != version {
+            let detail = format!("consent takes a share of v{version}, and this is one of v{}", part.share.version());
+            return Err(refuse(RefusalCode::NameMismatch, detail));
+        }
+        if self.given.contains(&part.holder) {
+            let detail = "this holder has consented already; another holder is needed".into();
+            return Err(refuse(RefusalCode::DuplicateShare, detail));
+        }
+        self.given.push(part.holder.clone());
+        Ok(part)
+    }
+
+    /// How many.
+    pub fn have(&self) -> usize {
+        self.given.len()
+    }
+
+    /// Who.
+    pub fn holders(&self) -> &[HolderName] {
+        &self.given
+    }
+}

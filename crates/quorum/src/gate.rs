@@ -1,0 +1,299 @@
+//! The gates: what is missing before a version is activated or retired. An empty list is the only permission.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use keymoot_types::{HolderName, KeyName, KeyVersion, Manifest, NodeName, SourceName, manifest::VersionRecord};
+
+/// One thing that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The gate's code.
+    pub code: &'static str,
+    /// The holder, node, source or key that it is about.
+    pub who: Option<String>,
+    /// What is missing and what to do.
+    pub detail: String,
+}
+
+impl Missing {
+    /// One thing that is missing.
+    pub fn new(code: &'static str, who: Option<String>, detail: impl Into<String>) -> Self {
+        Self { code, who, detail: detail.into() }
+    }
+}
+
+/// What one member reports about the version to be activated.
+#[derive(Debug, Clone)]
+pub struct MemberFacts {
+    /// Its name.
+    pub node: NodeName,
+    /// Whether it was heard of under its present boot.
+    pub present: bool,
+    /// Whether (version, key id) is validated there.
+    pub loaded: bool,
+    /// Whether the version's canaries decrypt there through the serving path; else the keys whose do not.
+    pub canaries_failed: Vec<KeyName>,
+    /// Whether its digest of keys and sources is the same as here.
+    pub same_config: bool,
+    /// Why its manifest is not to be followed.
+    pub diverged: Option<String>,
+}
+
+/// All that the activation gate looks at.
+pub struct ActivationFacts<'a> {
+    /// The version to be activated.
+    pub version: KeyVersion,
+    /// Every member that is not excluded.
+    pub members: Vec<MemberFacts>,
+    /// Who has proved each version, by its present share set.
+    pub proofs: &'a BTreeMap<KeyVersion, BTreeSet<HolderName>>,
+    /// Holders excused by name.
+    pub excused: &'a [HolderName],
+    /// Sources that were reached, that hold values of a version, and of which not one authenticated.
+    pub samples_failed: Vec<SourceName>,
+}
+
+/// What is missing before `version` may become primary. A version that was primary before needs no new proofs:
+/// the way back must be open at once.
+pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &ActivationFacts<'_>) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    for member in &facts.members {
+        member_lacks(facts.version, member, &mut missing);
+    }
+    let rollback = record.state == keymoot_types::VersionState::DecryptOnly;
+    if !rollback {
+        proofs(record, facts, &mut missing);
+        if let Some(primary) = manifest.version(manifest.primary) {
+            way_back(primary, facts.proofs, &mut missing);
+        }
+    }
+    for source in &facts.samples_failed {
+        let detail = "the source was reached and not one sampled value of a version authenticated: a wrong key name \
+             or associated data?";
+        missing.push(Missing::new("sample_failed", Some(source.to_string()), detail));
+    }
+    missing
+}
+
+fn member_lacks(version: KeyVersion, member: &MemberFacts, missing: &mut Vec<Missing>) {
+    let who = || Some(member.node.to_string());
+    if !member.present {
+        let detail = "no heartbeat under its present boot; start it, or exclude it by name and for a time";
+        missing.push(Missing::new("member_missing", who(), detail));
+        return;
+    }
+    if let Some(reason) = &member.diverged {
+        missing.push(Missing::new("diverged", who(), reason.clone()));
+    }
+    if !member.loaded {
+        let detail = format!("v{version} is not validated there; submit its shares with `keymoot unlock`");
+        missing.push(Missing::new("not_loaded", who(), detail));
+    }
+    if !member.canaries_failed.is_empty() {
+        let keys: Vec<_> = member.canaries_failed.iter().map(KeyName::as_str).collect();
+        let detail = format!("canaries of v{version} do not decrypt for {}", keys.join(", "));
+        missing.push(Missing::new("canary_failed", who(), detail));
+    }
+    if !member.same_config {
+        let detail = "its configuration declares other keys or sources than this node's";
+        missing.push(Missing::new("config_differs", who(), detail));
+    }
+}
+
+fn proofs(record: &VersionRecord, facts: &ActivationFacts<'_>, missing: &mut Vec<Missing>) {
+    let version = record.version;
+    let none = BTreeSet::new();
+    let proved = facts.proofs.get(&version).unwrap_or(&none);
+    for holder in &record.share_set.holders {
+        if !proved.contains(&holder.name) && !facts.excused.contains(&holder.name) {
+            let detail = format!("has not proved their share of v{version}; `keymoot holder prove`, or excuse them");
+            missing.push(Missing::new("not_proved", Some(holder.name.to_string()), detail));
+        }
+    }
+    let holders = record.share_set.holders.len();
+    let least = (usize::from(record.share_set.threshold) + 1).min(holders);
+    let have = record.share_set.holders.iter().filter(|holder| proved.contains(&holder.name)).count();
+    if have < least {
+        let detail = format!("{least} holders must have proved v{version}, however many are excused; {have} have");
+        missing.push(Missing::new("not_proved", None, detail));
+    }
+}
+
+/// A threshold of holders must be known to hold the version that is the way back.
+fn way_back(record: &VersionRecord, proofs: &BTreeMap<KeyVersion, BTreeSet<HolderName>>, missing: &mut Vec<Missing>) {
+    let (version, threshold) = (record.version, usize::from(record.share_set.threshold));
+    let none = BTreeSet::new();
+    let proved = proofs.get(&version).unwrap_or(&none);
+    let have = record.share_set.holders.iter().filter(|holder| proved.contains(&holder.name)).count();
+    if have < threshold {
+        let detail = format!(
+            "{threshold} holders must have proved v{version}, so that it can be unlocked again; {have} have"
+        );
+        missing.push(Missing::new("way_back", Some(format!("v{version}")), detail));
+    }
+}
+
+/// One source in one census, as far as the retirement gate looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CensusFacts {
+    /// The source.
+    pub source: SourceName,
+    /// Values of each version, ascending.
+    pub values: Vec<(KeyVersion, u64)>,
+    /// Rows that begin as values do and can't be read.
+    pub unreadable: u64,
+    /// Why nothing may be concluded from it.
+    pub why_not: Option<String>,
+}
+
+/// A census of all sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census {
+    /// Service time at which it began.
+    pub began: Duration,
+    /// Its sources.
+    pub sources: Vec<CensusFacts>,
+}
+
+/// How long the values of a key live outside the sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyLife {
+    /// The key.
+    pub key: KeyName,
+    /// `None` where the configuration says neither `max_age` nor `only_in_sources`.
+    pub max_age: Option<Duration>,
+}
+
+/// All that the retirement gate looks at. Durations are service time, see [`crate::elapsed`].
+pub struct RetirementFacts<'a> {
+    /// The version to be retired.
+    pub version: KeyVersion,
+    /// Members that have not adopted the present revision, and why it is known.
+    pub unsettled: Vec<NodeName>,
+    /// When the version stopped encrypting and every member had adopted that.
+    pub stopped: Option<Duration>,
+    /// Now.
+    pub now: Duration,
+    /// The longest that a writer holds a value before it stores it.
+    pub max_write_delay: Duration,
+    /// How long no value of it may have authenticated.
+    pub quiet: Duration,
+    /// When one last did, for a service.
+    pub last_use: Option<Duration>,
+    /// The newest two censuses, the newest last.
+    pub censuses: &'a [Census],
+    /// Whether one is running.
+    pub census_running: bool,
+    /// Sources that were ever declared and are not declared gone.
+    pub sources: &'a [SourceName],
+    /// Of these, the ones in this node's configuration.
+    pub configured: &'a [SourceName],
+    /// Rows in quarantine, by source.
+    pub quarantined: &'a [(SourceName, u64)],
+    /// Every key that ever was.
+    pub keys: &'a [KeyLife],
+    /// Who has proved each version.
+    pub proofs: &'a BTreeMap<KeyVersion, BTreeSet<HolderName>>,
+}
+
+/// What is missing before `version` may be thrown away.
+pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    for node in &facts.unsettled {
+        let detail = "has not adopted the present revision; start it, or declare it destroyed";
+        missing.push(Missing::new("not_settled", Some(node.to_string()), detail));
+    }
+    let stopped = facts.stopped.unwrap_or(facts.now);
+    censuses(facts, stopped, &mut missing);
+    for (source, rows) in facts.quarantined.iter().filter(|(_, rows)| *rows > 0) {
+        let detail = format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
+        missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
+    }
+    for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
+        let detail = "was declared once and is not in the configuration; bring it back, or declare it gone by name";
+        missing.push(Missing::new("source_missing", Some(source.to_string()), detail));
+    }
+    waits(facts, stopped, &mut missing);
+    if let Some(primary) = manifest.version(manifest.primary) {
+        way_back(primary, facts.proofs, &mut missing);
+    }
+    missing
+}
+
+/// The earliest service time at which a census counts: nobody can write an old value any more.
+pub fn census_from(stopped: Duration, max_write_delay: Duration) -> Duration {
+    stopped + max_write_delay
+}
+
+fn censuses(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
+    let from = census_from(stopped, facts.max_write_delay);
+    if facts.census_running {
+        missing.push(Missing::new("census_running", None, "a census is running; ask again when it is done"));
+    }
+    let newest = facts.censuses.get(facts.censuses.len().saturating_sub(2)..).unwrap_or_default();
+    if newest.len() < 2 || newest.iter().any(|census| census.began < from) {
+        let mut detail = String::from(
+            "two censuses in a row are needed, both begun after the version stopped encrypting and max_write_delay",
+        );
+        if facts.now < from {
+            detail.push_str(&format!("; the first can begin in {} s", (from - facts.now).as_secs() + 1));
+        }
+        missing.push(Missing::new("census_stale", None, detail));
+    }
+    for source in facts.sources.iter().filter(|source| facts.configured.contains(source)) {
+        for census in newest {
+            census_of_source(facts.version, source, census, missing);
+        }
+    }
+    // Both censuses say the same of most sources; once is enough.
+    let mut seen = BTreeSet::new();
+    missing.retain(|entry| seen.insert((entry.code, entry.who.clone())));
+}
+
+fn census_of_source(version: KeyVersion, source: &SourceName, census: &Census, missing: &mut Vec<Missing>) {
+    let who = || Some(source.to_string());
+    let Some(found) = census.sources.iter().find(|facts| facts.source == *source) else {
+        missing.push(Missing::new("census_stale", who(), "was not counted in the newest two censuses"));
+        return;
+    };
+    if let Some(why_not) = &found.why_not {
+        missing.push(Missing::new("census_inconclusive", who(), why_not.clone()));
+    }
+    let left: u64 =
+        found.values.iter().filter(|(counted, _)| *counted == version).map(|(_, count)| *count).sum();
+    if left > 0 {
+        let detail = format!("{left} values of v{version} are left; `keymoot rekey start`");
+        missing.push(Missing::new("values_left", who(), detail));
+    }
+    if found.unreadable > 0 {
+        let detail = format!("{} rows begin as values do and can't be read", found.unreadable);
+        missing.push(Missing::new("unreadable_left", who(), detail));
+    }
+}
+
+fn waits(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
+    for life in facts.keys {
+        let who = || Some(life.key.to_string());
+        match life.max_age {
+            None => {
+                let detail = "says neither only_in_sources nor max_age: where its values live is not known";
+                missing.push(Missing::new("key_undeclared", who(), detail));
+            }
+            Some(max_age) if facts.now < stopped + max_age => {
+                let left = (stopped + max_age - facts.now).as_secs() + 1;
+                let detail = format!("values outside the sources may live for another {left} s");
+                missing.push(Missing::new("max_age", who(), detail));
+            }
+            Some(_) => {}
+        }
+    }
+    let quiet_since = facts.last_use.unwrap_or(stopped).max(stopped);
+    if facts.now < quiet_since + facts.quiet {
+        let left = (quiet_since + facts.quiet - facts.now).as_secs() + 1;
+        let detail = format!("v{} must authenticate nothing for a service for another {left} s", facts.version);
+        missing.push(Missing::new("quiet_period", Some(format!("v{}", facts.version)), detail));
+    }
+}

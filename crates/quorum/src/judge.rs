@@ -1,0 +1,115 @@
+//! One part is judged on arrival, alone, by what the manifest knows. A refusal changes nothing.
+
+use keymoot_keyring::key_check::share_digest;
+use keymoot_types::{
+    HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState,
+    manifest::VersionRecord,
+    part::PartName,
+    share::ShareError,
+};
+
+/// A share that is exactly the one which was made for this holder.
+#[derive(Debug)]
+pub struct Matched {
+    /// The share.
+    pub share: Share,
+    /// Whose it is.
+    pub holder: HolderName,
+    /// The share set that it belongs to.
+    pub set: u32,
+}
+
+/// A part that was turned away. It holds nothing of the share but what is public.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartRefusal {
+    /// The part's name as it was given.
+    pub name: String,
+    /// Why.
+    pub code: RefusalCode,
+    /// Why, for people, with what to do. Names no holder.
+    pub detail: String,
+    /// The version that the share speaks of, once it could be read.
+    pub version: Option<KeyVersion>,
+    /// Whose place it claims, once that is known.
+    pub holder: Option<HolderName>,
+}
+
+impl PartRefusal {
+    /// Whether the share itself was right, so that its holder may be named to whoever gave it.
+    pub fn share_was_right(&self) -> bool {
+        matches!(
+            self.code,
+            RefusalCode::AlreadyLoaded | RefusalCode::DuplicateShare | RefusalCode::KeyCheckFailed
+        )
+    }
+}
+
+/// Judges one named part, up to and including its digest.
+pub fn judge(manifest: &Manifest, name: &str, text: &str) -> Result<Matched, PartRefusal> {
+    let refuse = |code, detail: String| PartRefusal { name: name.into(), code, detail, version: None, holder: None };
+    let share = Share::parse(text).map_err(|error| match error {
+        ShareError::Malformed(_) => refuse(RefusalCode::MalformedShare, format!("{error}")),
+        ShareError::ChecksumFailed => {
+            refuse(RefusalCode::ChecksumFailed, format!("{error}; copy it again from your parts file"))
+        }
+    })?;
+    let version = share.version();
+    let refuse = |code, detail: String| PartRefusal { version: Some(version), ..refuse(code, detail) };
+
+    if share.keyring_id() != manifest.keyring_id {
+        return Err(refuse(
+            RefusalCode::WrongKeyring,
+            format!("it is of keyring {}, and this node serves {}", share.keyring_id(), manifest.keyring_id),
+        ));
+    }
+    match name.parse::<PartName>() {
+        Ok(part) if part.keyring == manifest.keyring && part.version == version => {}
+        Ok(part) if part.keyring == manifest.keyring => {
+            let detail = format!("it is named v{}, and the share is of v{version}", part.version);
+            return Err(refuse(RefusalCode::NameMismatch, detail));
+        }
+        _ => {
+            let right = PartName { keyring: manifest.keyring.clone(), version };
+            return Err(refuse(RefusalCode::NameMismatch, format!("its name should be {right}")));
+        }
+    }
+    let record = manifest.version(version).ok_or_else(|| {
+        refuse(RefusalCode::UnknownVersion, format!("the manifest has never heard of v{version}"))
+    })?;
+    match record.state {
+        VersionState::Retired => {
+            return Err(refuse(RefusalCode::VersionRetired, format!("v{version} is retired; destroy its shares")));
+        }
+        VersionState::Aborted => {
+            return Err(refuse(RefusalCode::VersionAborted, format!("v{version} was aborted; destroy its shares")));
+        }
+        VersionState::Staged
+        | VersionState::Activating
+        | VersionState::Primary
+        | VersionState::DecryptOnly => {}
+    }
+    matched(record, share).map_err(|(code, detail, holder)| PartRefusal { holder, ..refuse(code, detail) })
+}
+
+fn matched(
+    record: &VersionRecord,
+    share: Share,
+) -> Result<Matched, (RefusalCode, String, Option<HolderName>)> {
+    let set = &record.share_set;
+    let version = record.version;
+    let Some(holder) = set.holders.iter().find(|holder| holder.x == share.x()) else {
+        let detail = format!("v{version} has no share with x {}", share.x());
+        return Err((RefusalCode::UnknownHolder, detail, None));
+    };
+    let digest = share_digest(&share);
+    if digest == holder.digest {
+        return Ok(Matched { share, holder: holder.name.clone(), set: set.set });
+    }
+    let name = Some(holder.name.clone());
+    if set.replaced.contains(&digest) {
+        let detail = format!("it is of an earlier share set of v{version}; use the newest package");
+        return Err((RefusalCode::ShareReplaced, detail, name));
+    }
+    let detail = format!("it is not the share that was made for the holder with x {} of v{version}", share.x());
+    Err((RefusalCode::ShareMismatch, detail, name))
+}

@@ -1,0 +1,222 @@
+//! Making the next revision of the manifest. Pure: what is written where is the caller's.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use keymoot_keyring::{Keyring, Validated, stage::Staged};
+use keymoot_types::{
+    KeyName, KeyVersion, KeyringId, KeyringName, Manifest, NodeName, SourceName, VersionState,
+    manifest::{
+        Canary, Declared, DeclaredKey, DeclaredSource, Lifetime, ManifestDocument, ManifestError, ManifestMac,
+        Retirement, VersionRecord,
+    },
+};
+
+/// A step that the table of states does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepRefused {
+    /// The manifest has never heard of that version.
+    #[error("the manifest has never heard of v{0}")]
+    Unknown(KeyVersion),
+    /// Not from this state to that.
+    #[error("v{version} is {from} and can't become {to}")]
+    NoSuchStep {
+        /// The version.
+        version: KeyVersion,
+        /// Its state.
+        from: VersionState,
+        /// What was asked for.
+        to: VersionState,
+    },
+    /// 4294967295 was the last.
+    #[error("there is no number left for a new version")]
+    NoNumberLeft,
+}
+
+/// The text that the canary of a version and key holds.
+pub fn canary_text(version: KeyVersion, key: &KeyName) -> String {
+    format!("keymoot canary of v{version} for {key}")
+}
+
+/// The first revision of a new keyring, without canaries and macs.
+pub fn first(
+    keyring: KeyringName,
+    keyring_id: KeyringId,
+    members: Vec<NodeName>,
+    version: KeyVersion,
+    staged: &Staged,
+    now: Timestamp,
+) -> Manifest {
+    let mut record = version_record(version, staged, now);
+    record.state = VersionState::Primary;
+    Manifest {
+        keyring,
+        keyring_id,
+        revision: 1,
+        previous: None,
+        members,
+        primary: version,
+        declared: Declared::default(),
+        versions: vec![record],
+        canaries: vec![],
+        macs: vec![],
+        unknown: Default::default(),
+    }
+}
+
+fn version_record(version: KeyVersion, staged: &Staged, now: Timestamp) -> VersionRecord {
+    VersionRecord {
+        version,
+        key_id: staged.key_id,
+        state: VersionState::Staged,
+        created: now,
+        public_key: staged.public_key,
+        share_set: staged.share_set.clone(),
+        retirement: None,
+        unknown: Default::default(),
+    }
+}
+
+/// A copy to change: the next number, the digest of the one before, no macs yet.
+pub fn next(current: &ManifestDocument) -> Manifest {
+    let mut manifest = current.manifest().clone();
+    manifest.revision += 1;
+    manifest.previous = Some(current.digest());
+    manifest.macs.clear();
+    manifest
+}
+
+/// The number of the next version: above all that ever were, and above `seen` in shares, values and censuses.
+pub fn next_version(manifest: &Manifest, seen: Option<KeyVersion>) -> Result<KeyVersion, StepRefused> {
+    manifest.highest().max(seen).and_then(KeyVersion::next).ok_or(StepRefused::NoNumberLeft)
+}
+
+/// Adds a staged version.
+pub fn stage(manifest: &mut Manifest, version: KeyVersion, staged: &Staged, now: Timestamp) {
+    manifest.versions.push(version_record(version, staged, now));
+    manifest.versions.sort_by_key(|record| record.version);
+}
+
+/// Moves a version to another state; making one primary makes the old primary decrypt-only.
+pub fn step(manifest: &mut Manifest, version: KeyVersion, to: VersionState) -> Result<(), StepRefused> {
+    let record = manifest.version_mut(version).ok_or(StepRefused::Unknown(version))?;
+    if !record.state.may_become(to) {
+        return Err(StepRefused::NoSuchStep { version, from: record.state, to });
+    }
+    record.state = to;
+    if to == VersionState::Primary {
+        let before = std::mem::replace(&mut manifest.primary, version);
+        if let Some(old) = manifest.version_mut(before) {
+            old.state = VersionState::DecryptOnly;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a version out of use.
+pub fn retire(
+    manifest: &mut Manifest,
+    version: KeyVersion,
+    override_reason: Option<String>,
+    now: Timestamp,
+) -> Result<(), StepRefused> {
+    step(manifest, version, VersionState::Retired)?;
+    if let Some(record) = manifest.version_mut(version) {
+        record.retirement = Some(Retirement { at: now, override_reason, hold_ended: None });
+    }
+    manifest.canaries.retain(|canary| canary.version != version);
+    Ok(())
+}
+
+/// Brings a retired version back within its hold.
+pub fn restore(manifest: &mut Manifest, version: KeyVersion) -> Result<(), StepRefused> {
+    step(manifest, version, VersionState::DecryptOnly)?;
+    if let Some(record) = manifest.version_mut(version) {
+        record.retirement = None;
+    }
+    Ok(())
+}
+
+/// A key as the configuration declares it: how long its values live outside the sources, if it says so.
+pub struct KeyDeclaration {
+    /// Its name.
+    pub name: KeyName,
+    /// Seconds; 0 where all values lie in declared sources; `None` where the configuration says neither.
+    pub max_age_s: Option<u64>,
+}
+
+/// Adds the keys and sources that the manifest does not know yet, and raises lifetimes that grew while the
+/// primary encrypts. Nothing is ever taken out. Says whether anything changed.
+pub fn declare(manifest: &mut Manifest, keys: &[KeyDeclaration], sources: &[(SourceName, KeyName)]) -> bool {
+    let before = manifest.declared.clone();
+    let primary = manifest.primary;
+    for key in keys {
+        let known = &mut manifest.declared.keys;
+        let at = known.iter().position(|declared| declared.name == key.name).unwrap_or_else(|| {
+            known.push(DeclaredKey { name: key.name.clone(), lifetimes: vec![] });
+            known.len() - 1
+        });
+        if let (Some(declared), Some(max_age_s)) = (known.get_mut(at), key.max_age_s) {
+            match declared.lifetimes.iter_mut().find(|lifetime| lifetime.version == primary) {
+                Some(lifetime) => lifetime.max_age_s = lifetime.max_age_s.max(max_age_s),
+                None => {
+                    declared.lifetimes.push(Lifetime { version: primary, max_age_s });
+                    declared.lifetimes.sort_by_key(|lifetime| lifetime.version);
+                }
+            }
+        }
+    }
+    for (name, key) in sources {
+        match manifest.declared.sources.iter_mut().find(|source| source.name == *name) {
+            // A source that was declared gone and is declared again is there again.
+            Some(source) => source.gone = None,
+            None => {
+                manifest.declared.sources.push(DeclaredSource {
+                    name: name.clone(),
+                    key: key.clone(),
+                    gone: None,
+                });
+            }
+        }
+    }
+    manifest.declared != before
+}
+
+/// Adds the canaries that are not there yet, for every version that decrypts (and, while it is being made, for a
+/// staged one) and is in `keyring`. Says whether any was added.
+pub fn add_canaries(manifest: &mut Manifest, keyring: &Keyring, keys: &[KeyName]) -> bool {
+    let mut added = false;
+    for (version, _) in keyring.versions() {
+        let wanted = manifest
+            .version(version)
+            .is_some_and(|record| record.state.decrypts() || record.state == VersionState::Staged);
+        for key in keys.iter().filter(|_| wanted) {
+            if manifest.canaries.iter().any(|canary| canary.version == version && canary.key == *key) {
+                continue;
+            }
+            // Without randomness there is no canary now; the next revision adds it.
+            if let Ok(value) = keyring.seal_canary(version, key, canary_text(version, key).as_bytes()) {
+                manifest.canaries.push(Canary { version, key: key.clone(), value: value.to_text() });
+                added = true;
+            }
+        }
+    }
+    manifest.canaries.sort_by(|a, b| (a.version, &a.key).cmp(&(b.version, &b.key)));
+    added
+}
+
+/// Adds the macs of all that is loaded and closes the revision.
+pub fn seal<'a>(
+    mut manifest: Manifest,
+    loaded: impl IntoIterator<Item = &'a Arc<Validated>>,
+) -> Result<ManifestDocument, ManifestError> {
+    manifest.macs.clear();
+    let document = ManifestDocument::from_manifest(manifest)?;
+    let mut manifest = document.manifest().clone();
+    manifest.macs = loaded
+        .into_iter()
+        .map(|key| ManifestMac { version: key.version(), mac: key.manifest_mac(&document) })
+        .collect();
+    manifest.macs.sort_by_key(|mac| mac.version);
+    ManifestDocument::from_manifest(manifest)
+}
