@@ -1,1 +1,54 @@
-fn main(){}
+//! `keymoot`: the daemon, and every command to operate it.
+//!
+//! # Layout
+//!
+//! [`cli`] names the commands, one file each under [`commands`]. [`profile`] settles where to connect, [`output`]
+//! what is printed, [`exit`] how a command ends, [`files`] how files with secrets are read and written.
+
+mod arguments;
+mod cli;
+mod commands;
+mod exit;
+mod files;
+mod identity;
+mod output;
+mod profile;
+
+use std::{io, process::ExitCode};
+
+use clap::Parser as _;
+
+use crate::{
+    cli::Cli,
+    exit::{Exit, problem_in},
+    output::{missing_table, note, printable},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(exit) => exit.into(),
+        // The reader of our output has gone away, `| head`: it has what it wanted.
+        Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            report(&error);
+            Exit::of_error(&error).into()
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn report(error: &anyhow::Error) {
+    note(format!("error: {}", printable(&format!("{error:#}"))));
+    for problem in error.chain().filter_map(|cause| problem_in(cause)).take(1) {
+        if let Some(missing) = problem.missing.as_ref().filter(|missing| !missing.is_empty()) {
+            note(missing_table(missing));
+        }
+    }
+}

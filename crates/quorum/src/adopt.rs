@@ -45,6 +45,14 @@ pub enum Divergence {
         /// The version.
         version: KeyVersion,
     },
+    /// A version that was, with its identity, is not in the next: half a manifest is no manifest.
+    #[error("revision {revision} has lost v{version}, or gives its number to another key")]
+    VersionGone {
+        /// The revision.
+        revision: u64,
+        /// The version.
+        version: KeyVersion,
+    },
     /// What is stored can't be read as a manifest.
     #[error("revision {revision} is damaged: {reason}")]
     Damaged {
@@ -55,14 +63,25 @@ pub enum Divergence {
     },
 }
 
-/// Whether `next` follows `current` by its digest alone: what a sealed node can tell.
+/// Whether `next` follows `current` by its digest and loses no version: what a sealed node can tell.
 pub fn follows(current: &ManifestDocument, next: &ManifestDocument) -> Result<(), Divergence> {
     let (now, then) = (current.manifest(), next.manifest());
     if (&then.keyring, then.keyring_id) != (&now.keyring, now.keyring_id) {
         return Err(Divergence::OtherKeyring);
     }
-    if then.revision != now.revision + 1 || then.previous != Some(current.digest()) {
-        return Err(Divergence::Forked { revision: then.revision });
+    let revision = then.revision;
+    if revision < now.revision {
+        return Err(Divergence::WentBack { adopted: now.revision, stored: revision });
+    }
+    match now.revision.checked_add(1) {
+        Some(following) if revision > following => return Err(Divergence::Gap { revision: following }),
+        Some(following) if revision == following && then.previous == Some(current.digest()) => {}
+        _ => return Err(Divergence::Forked { revision }),
+    }
+    for record in &now.versions {
+        if then.version(record.version).is_none_or(|kept| kept.key_id != record.key_id) {
+            return Err(Divergence::VersionGone { revision, version: record.version });
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode};
 
-use crate::judge::{Matched, PartRefusal, judge};
+use crate::judge::{Matched, PartRefusal, judge_as};
 
 /// Who has consented to one request so far.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -20,21 +20,15 @@ impl Consents {
         name: &str,
         text: &str,
     ) -> Result<Matched, PartRefusal> {
-        let part = judge(manifest, name, text)?;
-        let refuse = |code, detail| PartRefusal {
-            name: name.into(),
-            code,
-            detail,
-            version: Some(part.share.version()),
-            holder: Some(part.holder.clone()),
-        };
-        if part.share.version() != version {
-            let detail = format!("consent takes a share of v{version}, and this is one of v{}", part.share.version());
-            return Err(refuse(RefusalCode::NameMismatch, detail));
-        }
+        let part = judge_as(manifest, Some(version), name, text)?;
         if self.given.contains(&part.holder) {
-            let detail = "this holder has consented already; another holder is needed".into();
-            return Err(refuse(RefusalCode::DuplicateShare, detail));
+            return Err(PartRefusal {
+                name: name.into(),
+                code: RefusalCode::DuplicateShare,
+                detail: "this holder has consented already; another holder is needed".into(),
+                version: Some(version),
+                holder: Some(part.holder),
+            });
         }
         self.given.push(part.holder.clone());
         Ok(part)

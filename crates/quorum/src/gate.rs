@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use keymoot_types::{HolderName, KeyName, KeyVersion, Manifest, NodeName, SourceName, manifest::VersionRecord};
+use keymoot_types::{
+    HolderName, KeyName, KeyVersion, Manifest, NodeName, SourceName, VersionState, manifest::VersionRecord,
+};
 
 /// One thing that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +58,21 @@ pub struct ActivationFacts<'a> {
     pub samples_failed: Vec<SourceName>,
 }
 
-/// What is missing before `version` may become primary. A version that was primary before needs no new proofs:
-/// the way back must be open at once.
+/// What is missing before `version` may become primary. A version that was primary before needs no new proofs,
+/// and only the nodes in service: the way back must be open at once.
 pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &ActivationFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
-    for member in &facts.members {
+    let rollback = matches!(record.state, VersionState::DecryptOnly | VersionState::Primary);
+    for member in facts.members.iter().filter(|member| member.present || !rollback) {
         member_lacks(facts.version, member, &mut missing);
     }
-    let rollback = record.state == keymoot_types::VersionState::DecryptOnly;
+    if !facts.members.iter().any(|member| member.present) {
+        let detail = format!("no member in service has reported on v{}", facts.version);
+        missing.push(Missing::new("member_missing", Some(format!("v{}", facts.version)), detail));
+    }
     if !rollback {
         proofs(record, facts, &mut missing);
-        if let Some(primary) = manifest.version(manifest.primary) {
-            way_back(primary, facts.proofs, &mut missing);
-        }
+        way_back(manifest, facts.proofs, &mut missing);
     }
     for source in &facts.samples_failed {
         let detail = "the source was reached and not one sampled value of a version authenticated: a wrong key name \
@@ -118,12 +122,18 @@ fn proofs(record: &VersionRecord, facts: &ActivationFacts<'_>, missing: &mut Vec
     let have = record.share_set.holders.iter().filter(|holder| proved.contains(&holder.name)).count();
     if have < least {
         let detail = format!("{least} holders must have proved v{version}, however many are excused; {have} have");
-        missing.push(Missing::new("not_proved", None, detail));
+        missing.push(Missing::new("not_proved", Some(format!("v{version}")), detail));
     }
 }
 
-/// A threshold of holders must be known to hold the version that is the way back.
-fn way_back(record: &VersionRecord, proofs: &BTreeMap<KeyVersion, BTreeSet<HolderName>>, missing: &mut Vec<Missing>) {
+/// A threshold of holders must be known to hold the primary, which is the way back.
+fn way_back(manifest: &Manifest, proofs: &BTreeMap<KeyVersion, BTreeSet<HolderName>>, missing: &mut Vec<Missing>) {
+    let version = manifest.primary;
+    let Some(record) = manifest.version(version) else {
+        let detail = format!("the manifest has never heard of v{version}, its primary");
+        missing.push(Missing::new("way_back", Some(format!("v{version}")), detail));
+        return;
+    };
     let (version, threshold) = (record.version, usize::from(record.share_set.threshold));
     let none = BTreeSet::new();
     let proved = proofs.get(&version).unwrap_or(&none);
@@ -202,50 +212,90 @@ pub struct RetirementFacts<'a> {
 /// What is missing before `version` may be thrown away.
 pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
+    stopped_encrypting(manifest, facts, &mut missing);
     for node in &facts.unsettled {
         let detail = "has not adopted the present revision; start it, or declare it destroyed";
         missing.push(Missing::new("not_settled", Some(node.to_string()), detail));
     }
     let stopped = facts.stopped.unwrap_or(facts.now);
-    censuses(facts, stopped, &mut missing);
-    for (source, rows) in facts.quarantined.iter().filter(|(_, rows)| *rows > 0) {
+    let sources = sources(manifest, facts);
+    censuses(facts, &sources, stopped, &mut missing);
+    let quarantined = facts.quarantined.iter().filter(|(source, rows)| *rows > 0 && !is_gone(manifest, source));
+    for (source, rows) in quarantined {
         let detail = format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
         missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
     }
-    for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
+    for source in sources.declared.iter().filter(|source| !facts.configured.contains(source)) {
         let detail = "was declared once and is not in the configuration; bring it back, or declare it gone by name";
         missing.push(Missing::new("source_missing", Some(source.to_string()), detail));
     }
-    waits(facts, stopped, &mut missing);
-    if let Some(primary) = manifest.version(manifest.primary) {
-        way_back(primary, facts.proofs, &mut missing);
-    }
+    waits(manifest, facts, stopped, &mut missing);
+    way_back(manifest, facts.proofs, &mut missing);
     missing
+}
+
+fn stopped_encrypting(manifest: &Manifest, facts: &RetirementFacts<'_>, missing: &mut Vec<Missing>) {
+    let version = facts.version;
+    let state = manifest.version(version).map(|record| record.state);
+    let detail = match state {
+        Some(VersionState::DecryptOnly | VersionState::Retired) if facts.stopped.is_some() => return,
+        Some(VersionState::DecryptOnly | VersionState::Retired) => {
+            format!("it is not known since when v{version} encrypts nothing on any member")
+        }
+        Some(state) => format!("v{version} is {state}; only a decrypt-only version retires"),
+        None => format!("the manifest has never heard of v{version}"),
+    };
+    missing.push(Missing::new("not_settled", Some(format!("v{version}")), detail));
+}
+
+/// Which sources are asked about: absence from a list is no evidence.
+struct Sources<'a> {
+    /// Ever declared and not gone, by the manifest or by the facts: each must be there and counted.
+    declared: BTreeSet<&'a SourceName>,
+    /// These, and what else was counted and is not gone: what was found in them counts.
+    counted: BTreeSet<&'a SourceName>,
+}
+
+fn sources<'a>(manifest: &'a Manifest, facts: &'a RetirementFacts<'_>) -> Sources<'a> {
+    let known = manifest.declared.sources.iter().filter(|source| source.gone.is_none());
+    let declared: BTreeSet<_> = known.map(|source| &source.name).chain(facts.sources).collect();
+    let found = newest(facts).iter().flat_map(|census| &census.sources).map(|found| &found.source);
+    let found = found.filter(|source| !is_gone(manifest, source));
+    Sources { counted: declared.iter().copied().chain(found).collect(), declared }
+}
+
+fn is_gone(manifest: &Manifest, source: &SourceName) -> bool {
+    manifest.declared.sources.iter().any(|declared| declared.name == *source && declared.gone.is_some())
+}
+
+/// The newest two censuses.
+fn newest<'a>(facts: &RetirementFacts<'a>) -> &'a [Census] {
+    facts.censuses.get(facts.censuses.len().saturating_sub(2)..).unwrap_or_default()
 }
 
 /// The earliest service time at which a census counts: nobody can write an old value any more.
 pub fn census_from(stopped: Duration, max_write_delay: Duration) -> Duration {
-    stopped + max_write_delay
+    stopped.saturating_add(max_write_delay)
 }
 
-fn censuses(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
+fn censuses(facts: &RetirementFacts<'_>, sources: &Sources<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
     let from = census_from(stopped, facts.max_write_delay);
     if facts.census_running {
         missing.push(Missing::new("census_running", None, "a census is running; ask again when it is done"));
     }
-    let newest = facts.censuses.get(facts.censuses.len().saturating_sub(2)..).unwrap_or_default();
+    let newest = newest(facts);
     if newest.len() < 2 || newest.iter().any(|census| census.began < from) {
         let mut detail = String::from(
             "two censuses in a row are needed, both begun after the version stopped encrypting and max_write_delay",
         );
         if facts.now < from {
-            detail.push_str(&format!("; the first can begin in {} s", (from - facts.now).as_secs() + 1));
+            detail.push_str(&format!("; the first can begin in {} s", seconds_until(from, facts.now)));
         }
         missing.push(Missing::new("census_stale", None, detail));
     }
-    for source in facts.sources.iter().filter(|source| facts.configured.contains(source)) {
+    for source in &sources.counted {
         for census in newest {
-            census_of_source(facts.version, source, census, missing);
+            census_of_source(facts, source, census, missing);
         }
     }
     // Both censuses say the same of most sources; once is enough.
@@ -253,37 +303,45 @@ fn censuses(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Mi
     missing.retain(|entry| seen.insert((entry.code, entry.who.clone())));
 }
 
-fn census_of_source(version: KeyVersion, source: &SourceName, census: &Census, missing: &mut Vec<Missing>) {
+fn census_of_source(facts: &RetirementFacts<'_>, source: &SourceName, census: &Census, missing: &mut Vec<Missing>) {
+    let version = facts.version;
     let who = || Some(source.to_string());
-    let Some(found) = census.sources.iter().find(|facts| facts.source == *source) else {
+    // One source may be counted more than once, such as on each node of a cluster: all of it counts.
+    let mut counted = false;
+    for found in census.sources.iter().filter(|found| found.source == *source) {
+        counted = true;
+        if let Some(why_not) = &found.why_not {
+            missing.push(Missing::new("census_inconclusive", who(), why_not.clone()));
+        }
+        let of_version = found.values.iter().filter(|(counted, _)| *counted == version);
+        let left = of_version.fold(0_u64, |left, (_, count)| left.saturating_add(*count));
+        if left > 0 {
+            let detail = format!("{left} values of v{version} are left; `keymoot rekey start`");
+            missing.push(Missing::new("values_left", who(), detail));
+        }
+        if found.unreadable > 0 {
+            let detail = format!("{} rows begin as values do and can't be read", found.unreadable);
+            missing.push(Missing::new("unreadable_left", who(), detail));
+        }
+    }
+    if !counted && facts.configured.contains(source) {
         missing.push(Missing::new("census_stale", who(), "was not counted in the newest two censuses"));
-        return;
-    };
-    if let Some(why_not) = &found.why_not {
-        missing.push(Missing::new("census_inconclusive", who(), why_not.clone()));
-    }
-    let left: u64 =
-        found.values.iter().filter(|(counted, _)| *counted == version).map(|(_, count)| *count).sum();
-    if left > 0 {
-        let detail = format!("{left} values of v{version} are left; `keymoot rekey start`");
-        missing.push(Missing::new("values_left", who(), detail));
-    }
-    if found.unreadable > 0 {
-        let detail = format!("{} rows begin as values do and can't be read", found.unreadable);
-        missing.push(Missing::new("unreadable_left", who(), detail));
     }
 }
 
-fn waits(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
-    for life in facts.keys {
-        let who = || Some(life.key.to_string());
-        match life.max_age {
+fn waits(manifest: &Manifest, facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
+    let lives = facts.keys.iter().map(|life| (&life.key, life.max_age));
+    let declared = manifest.declared.keys.iter().map(|declared| &declared.name);
+    let unsaid = declared.filter(|name| facts.keys.iter().all(|life| life.key != **name)).map(|name| (name, None));
+    for (key, max_age) in lives.chain(unsaid) {
+        let who = || Some(key.to_string());
+        match max_age {
             None => {
                 let detail = "says neither only_in_sources nor max_age: where its values live is not known";
                 missing.push(Missing::new("key_undeclared", who(), detail));
             }
-            Some(max_age) if facts.now < stopped + max_age => {
-                let left = (stopped + max_age - facts.now).as_secs() + 1;
+            Some(max_age) if facts.now < stopped.saturating_add(max_age) => {
+                let left = seconds_until(stopped.saturating_add(max_age), facts.now);
                 let detail = format!("values outside the sources may live for another {left} s");
                 missing.push(Missing::new("max_age", who(), detail));
             }
@@ -291,9 +349,15 @@ fn waits(facts: &RetirementFacts<'_>, stopped: Duration, missing: &mut Vec<Missi
         }
     }
     let quiet_since = facts.last_use.unwrap_or(stopped).max(stopped);
-    if facts.now < quiet_since + facts.quiet {
-        let left = (quiet_since + facts.quiet - facts.now).as_secs() + 1;
+    let quiet_until = quiet_since.saturating_add(facts.quiet);
+    if facts.now < quiet_until {
+        let left = seconds_until(quiet_until, facts.now);
         let detail = format!("v{} must authenticate nothing for a service for another {left} s", facts.version);
         missing.push(Missing::new("quiet_period", Some(format!("v{}", facts.version)), detail));
     }
+}
+
+/// Whole seconds, rounded up.
+fn seconds_until(then: Duration, now: Duration) -> u64 {
+    then.saturating_sub(now).as_secs().saturating_add(1)
 }

@@ -3,7 +3,7 @@
 use keymoot_keyring::key_check::share_digest;
 use keymoot_types::{
     HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState,
-    manifest::VersionRecord,
+    manifest::{Holder, VersionRecord},
     part::PartName,
     share::ShareError,
 };
@@ -46,6 +46,16 @@ impl PartRefusal {
 
 /// Judges one named part, up to and including its digest.
 pub fn judge(manifest: &Manifest, name: &str, text: &str) -> Result<Matched, PartRefusal> {
+    judge_as(manifest, None, name, text)
+}
+
+/// The same where only a share of one version will do; another is `name_mismatch`, in its place in the order.
+pub(crate) fn judge_as(
+    manifest: &Manifest,
+    wanted: Option<KeyVersion>,
+    name: &str,
+    text: &str,
+) -> Result<Matched, PartRefusal> {
     let refuse = |code, detail: String| PartRefusal { name: name.into(), code, detail, version: None, holder: None };
     let share = Share::parse(text).map_err(|error| match error {
         ShareError::Malformed(_) => refuse(RefusalCode::MalformedShare, format!("{error}")),
@@ -73,6 +83,10 @@ pub fn judge(manifest: &Manifest, name: &str, text: &str) -> Result<Matched, Par
             return Err(refuse(RefusalCode::NameMismatch, format!("its name should be {right}")));
         }
     }
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != version) {
+        let detail = format!("consent takes a share of v{wanted}, and this is one of v{version}");
+        return Err(refuse(RefusalCode::NameMismatch, detail));
+    }
     let record = manifest.version(version).ok_or_else(|| {
         refuse(RefusalCode::UnknownVersion, format!("the manifest has never heard of v{version}"))
     })?;
@@ -88,23 +102,36 @@ pub fn judge(manifest: &Manifest, name: &str, text: &str) -> Result<Matched, Par
         | VersionState::Primary
         | VersionState::DecryptOnly => {}
     }
-    matched(record, share).map_err(|(code, detail, holder)| PartRefusal { holder, ..refuse(code, detail) })
+    matched(manifest, record, share).map_err(|(code, detail, holder)| PartRefusal { holder, ..refuse(code, detail) })
+}
+
+/// Whose share of this record it is, exactly.
+pub(crate) fn holder_of<'a>(record: &'a VersionRecord, share: &Share) -> Option<&'a Holder> {
+    let digest = share_digest(share);
+    record.share_set.holders.iter().find(|holder| (holder.x, holder.digest) == (share.x(), digest))
 }
 
 fn matched(
+    manifest: &Manifest,
     record: &VersionRecord,
     share: Share,
 ) -> Result<Matched, (RefusalCode, String, Option<HolderName>)> {
     let set = &record.share_set;
     let version = record.version;
+    if let Some(holder) = holder_of(record, &share) {
+        return Ok(Matched { holder: holder.name.clone(), set: set.set, share });
+    }
+    let digest = share_digest(&share);
+    // A digest says of which version and x it is. Where it stands under another, the record is wrong, not the share.
+    let mut everywhere = manifest.versions.iter().flat_map(|record| &record.share_set.holders);
+    if let Some(holder) = everywhere.find(|holder| holder.digest == digest) {
+        let detail = format!("the manifest's record of v{version} is damaged: this share is in it in a wrong place");
+        return Err((RefusalCode::KeyCheckFailed, detail, Some(holder.name.clone())));
+    }
     let Some(holder) = set.holders.iter().find(|holder| holder.x == share.x()) else {
         let detail = format!("v{version} has no share with x {}", share.x());
         return Err((RefusalCode::UnknownHolder, detail, None));
     };
-    let digest = share_digest(&share);
-    if digest == holder.digest {
-        return Ok(Matched { share, holder: holder.name.clone(), set: set.set });
-    }
     let name = Some(holder.name.clone());
     if set.replaced.contains(&digest) {
         let detail = format!("it is of an earlier share set of v{version}; use the newest package");

@@ -28,6 +28,9 @@ pub enum StepRefused {
         /// What was asked for.
         to: VersionState,
     },
+    /// After the hold only digests stay.
+    #[error("the hold of v{0} is over; it is destroyed")]
+    HoldEnded(KeyVersion),
     /// 4294967295 was the last.
     #[error("there is no number left for a new version")]
     NoNumberLeft,
@@ -73,6 +76,7 @@ fn version_record(version: KeyVersion, staged: &Staged, now: Timestamp) -> Versi
         public_key: staged.public_key,
         share_set: staged.share_set.clone(),
         retirement: None,
+        given_up: None,
         unknown: Default::default(),
     }
 }
@@ -97,10 +101,11 @@ pub fn stage(manifest: &mut Manifest, version: KeyVersion, staged: &Staged, now:
     manifest.versions.sort_by_key(|record| record.version);
 }
 
-/// Moves a version to another state; making one primary makes the old primary decrypt-only.
+/// Moves a version to another state; making one primary makes the old primary decrypt-only, and nothing else
+/// does: there is always exactly one.
 pub fn step(manifest: &mut Manifest, version: KeyVersion, to: VersionState) -> Result<(), StepRefused> {
     let record = manifest.version_mut(version).ok_or(StepRefused::Unknown(version))?;
-    if !record.state.may_become(to) {
+    if !record.state.may_become(to) || record.state == VersionState::Primary {
         return Err(StepRefused::NoSuchStep { version, from: record.state, to });
     }
     record.state = to;
@@ -130,6 +135,10 @@ pub fn retire(
 
 /// Brings a retired version back within its hold.
 pub fn restore(manifest: &mut Manifest, version: KeyVersion) -> Result<(), StepRefused> {
+    let retirement = manifest.version(version).and_then(|record| record.retirement.as_ref());
+    if retirement.is_some_and(|retirement| retirement.hold_ended.is_some()) {
+        return Err(StepRefused::HoldEnded(version));
+    }
     step(manifest, version, VersionState::DecryptOnly)?;
     if let Some(record) = manifest.version_mut(version) {
         record.retirement = None;
@@ -218,5 +227,6 @@ pub fn seal<'a>(
         .map(|key| ManifestMac { version: key.version(), mac: key.manifest_mac(&document) })
         .collect();
     manifest.macs.sort_by_key(|mac| mac.version);
+    manifest.macs.dedup_by_key(|mac| mac.version);
     ManifestDocument::from_manifest(manifest)
 }

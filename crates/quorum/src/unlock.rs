@@ -10,7 +10,7 @@ use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode, manifest::Ver
 
 use crate::{
     Monotonic,
-    judge::{Matched, PartRefusal, judge},
+    judge::{self, Matched, PartRefusal, judge},
 };
 
 /// How long an accepted part lives, on a monotonic clock.
@@ -74,47 +74,64 @@ impl Unlock {
         self.expire(now);
         let part = judge(manifest, name, text)?;
         let version = part.share.version();
-        let refuse = |code, detail, holder: &HolderName| PartRefusal {
+        let refuse = |code, detail| PartRefusal {
             name: name.into(),
             code,
             detail,
             version: Some(version),
-            holder: Some(holder.clone()),
+            holder: Some(part.holder.clone()),
         };
-        if loaded(version) || self.validated.contains_key(&version) {
+        let Some(record) = manifest.version(version) else {
+            let detail = format!("the manifest has never heard of v{version}");
+            return Err(refuse(RefusalCode::UnknownVersion, detail));
+        };
+        if loaded(version) || self.proved(record).is_some() {
             let detail = format!("v{version} is loaded here already; nothing more is needed for it");
-            return Err(refuse(RefusalCode::AlreadyLoaded, detail, &part.holder));
+            return Err(refuse(RefusalCode::AlreadyLoaded, detail));
         }
-        let given = self.collecting.entry(version).or_default();
-        if given.iter().any(|earlier| earlier.part.holder == part.holder) {
+        if self.given(record).any(|earlier| earlier.part.holder == part.holder) {
             let detail = format!("this holder's share of v{version} is here already; another holder's is needed");
-            return Err(refuse(RefusalCode::DuplicateShare, detail, &part.holder));
+            return Err(refuse(RefusalCode::DuplicateShare, detail));
         }
-        let (holder, set) = (part.holder.clone(), part.set);
-        given.push(Given { part, at: now });
-        let validated = match manifest.version(version) {
-            Some(record) => self
-                .validate(record)
-                .map_err(|detail| refuse(RefusalCode::KeyCheckFailed, detail, &holder))?,
-            None => false,
-        };
-        Ok(Accepted { version, holder, set, validated })
+        let proved =
+            self.combine(record, &part).map_err(|detail| refuse(RefusalCode::KeyCheckFailed, detail))?;
+        let accepted =
+            Accepted { version, holder: part.holder.clone(), set: part.set, validated: proved.is_some() };
+        match proved {
+            Some(proved) => {
+                self.collecting.remove(&version);
+                self.validated.insert(version, proved);
+            }
+            None => self.collecting.entry(version).or_default().push(Given { part, at: now }),
+        }
+        Ok(accepted)
     }
 
-    fn validate(&mut self, record: &VersionRecord) -> Result<bool, String> {
+    /// Rebuilds and proves the key, if `part` is the last that was needed. A record that turns out to be damaged
+    /// wipes nothing: once it is repaired the earlier parts count again.
+    fn combine(&self, record: &VersionRecord, part: &Matched) -> Result<Option<Proved>, String> {
         let set = &record.share_set;
-        let Some(given) = self.collecting.get(&record.version) else { return Ok(false) };
-        if given.len() < usize::from(set.threshold) {
-            return Ok(false);
+        let parts: Vec<&Matched> = self.given(record).map(|given| &given.part).chain([part]).collect();
+        if parts.len() < usize::from(set.threshold) {
+            return Ok(None);
         }
-        // From here on the parts are gone, however it ends.
-        let given = self.collecting.remove(&record.version).unwrap_or_default();
-        let shares: Vec<_> = given.iter().map(|given| &given.part.share).collect();
+        let shares: Vec<_> = parts.iter().map(|part| &part.share).collect();
         let rebuilt = shamir::rebuild(set.threshold, &shares).map_err(|error| error.to_string())?;
         let key = rebuilt.validate(record.key_id, set).map_err(|error| error.to_string())?;
-        let holders = given.iter().map(|given| given.part.holder.clone()).collect();
-        self.validated.insert(record.version, Proved { key: Arc::new(key), holders });
-        Ok(true)
+        let holders = parts.iter().map(|part| part.holder.clone()).collect();
+        Ok(Some(Proved { key: Arc::new(key), holders }))
+    }
+
+    /// The parts that are of the record as it is now: it may have been reshared, or the keyring made anew, since
+    /// they were matched. Parts of two sets are never combined.
+    fn given(&self, record: &VersionRecord) -> impl Iterator<Item = &Given> {
+        let given = self.collecting.get(&record.version).map_or(&[][..], Vec::as_slice);
+        given.iter().filter(|given| judge::holder_of(record, &given.part.share).is_some())
+    }
+
+    /// What is validated under the record's identity, (number, key id).
+    fn proved(&self, record: &VersionRecord) -> Option<&Proved> {
+        self.validated.get(&record.version).filter(|proved| proved.key.key_id() == record.key_id)
     }
 
     /// Wipes the parts whose time is over and names them.
@@ -141,25 +158,18 @@ impl Unlock {
     /// How far a version is.
     pub fn progress(&self, record: &VersionRecord) -> Progress {
         let threshold = record.share_set.threshold;
-        if let Some(proved) = self.validated.get(&record.version) {
+        if let Some(proved) = self.proved(record) {
             return Progress { have: threshold, threshold, validated: true, holders: proved.holders.clone() };
         }
-        let given = self.collecting.get(&record.version).map_or(&[][..], Vec::as_slice);
-        Progress {
-            have: u8::try_from(given.len()).unwrap_or(u8::MAX),
-            threshold,
-            validated: false,
-            holders: given.iter().map(|given| given.part.holder.clone()).collect(),
-        }
+        let holders: Vec<_> = self.given(record).map(|given| given.part.holder.clone()).collect();
+        Progress { have: u8::try_from(holders.len()).unwrap_or(u8::MAX), threshold, validated: false, holders }
     }
 
     /// The required versions that are not validated here, ascending: identity is (number, key id).
     pub fn missing(&self, manifest: &Manifest) -> Vec<KeyVersion> {
         manifest
             .required()
-            .filter(|record| {
-                !self.validated.get(&record.version).is_some_and(|proved| proved.key.key_id() == record.key_id)
-            })
+            .filter(|record| self.proved(record).is_none())
             .map(|record| record.version)
             .collect()
     }

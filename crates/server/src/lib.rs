@@ -1,1 +1,178 @@
-//! x
+//! The daemon: two listeners on two runtimes, and the node behind them.
+//!
+//! # Layout
+//!
+//! [`config`] is read → [`telemetry`] begins → [`listen`] binds both listeners → [`http`] is what every request
+//! passes → [`handlers`] turn requests into ceremonies of the [`node`], or, for services, into questions to the
+//! [`serving`] snapshot, which needs neither a lock nor a store.
+
+pub mod config;
+pub mod handlers;
+pub mod http;
+pub mod listen;
+pub mod node;
+pub mod serving;
+pub mod telemetry;
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use keymoot_storage::open::{OpenError, open_metadata};
+use keymoot_types::NodeState;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    config::{Config, Report},
+    handlers::{
+        control::{self, ControlState},
+        data::{self, DataState},
+    },
+    http::{auth::Access, layers},
+    listen::{Bound, Limits, Tls, TlsError},
+    node::Node,
+    serving::{LastUse, Serving},
+    telemetry::Metrics,
+};
+
+/// How long background work gets to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has mistakes; all of them.
+    #[error("{0}")]
+    Config(Report),
+    /// The metadata store's address is not one that this build knows.
+    #[error(transparent)]
+    Metadata(#[from] OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address is taken, or not this machine's.
+    #[error("the {name} listener can't use {address}: {error}")]
+    Bind {
+        /// Which listener.
+        name: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The system gave no threads or signals.
+    #[error("the daemon could not start: {0}")]
+    System(#[from] io::Error),
+    /// Metrics were installed twice.
+    #[error("metrics could not be set up: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+impl StartError {
+    /// 2 for a wrong configuration, 1 for the rest.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Metadata(_) | Self::Tls(_) => 2,
+            Self::Bind { .. } | Self::System(_) | Self::Metrics(_) => 1,
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop. Blocks.
+///
+/// # Errors
+/// Whatever keeps it from starting. Once it listens it ends only by a signal.
+pub fn run(config_file: &Path) -> Result<(), StartError> {
+    telemetry::init_logs();
+    let config = Config::load(config_file).map_err(StartError::Config)?;
+    let metrics = Metrics::install()?;
+    // Services get all cores, and people two threads that no service can fill.
+    let data_runtime = runtime("data", None)?;
+    let control_runtime = runtime("control", Some(2))?;
+    let outcome = control_runtime.block_on(serve(config_file, config, metrics, &data_runtime));
+    data_runtime.shutdown_timeout(STOP_TIMEOUT);
+    control_runtime.shutdown_timeout(STOP_TIMEOUT);
+    outcome
+}
+
+fn runtime(name: &'static str, threads: Option<usize>) -> io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().thread_name(name);
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.build()
+}
+
+async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtime: &Runtime) -> Result<(), StartError> {
+    let metadata = open_metadata(&config.metadata_url)?;
+    let tls = Tls::load(&config)?;
+    let access = Arc::new(ArcSwap::from_pointee(Access::new(&config)));
+    let last_use = Arc::new(LastUse::default());
+    let serving = Arc::new(ArcSwap::from_pointee(Serving::sealed(NodeState::Sealed, config.key_names(), last_use.clone())));
+    let addresses = config.listen.clone();
+
+    let data_bound = {
+        let _in_data_runtime = data_runtime.enter();
+        bind("data", addresses.data)?
+    };
+    let control_bound = bind("control", addresses.control)?;
+    let (data_address, control_address) = (data_bound.address(), control_bound.address());
+
+    let node = Node::boot(config, metadata, serving.clone(), last_use).await;
+    node.start_pulse();
+    let state = ControlState {
+        node: node.clone(),
+        access: access.clone(),
+        metrics: metrics.clone(),
+        tls: tls.clone(),
+        config_file: config_file.into(),
+    };
+    let control_router = layers::control(control::routes(state.clone()));
+    let data_router = layers::data(data::routes(DataState::new(serving, access)));
+
+    let stop = CancellationToken::new();
+    let data_task =
+        data_runtime.spawn(listen::serve(data_bound, tls.data(), data_router, Limits::DATA, stop.clone()));
+    let control_task =
+        tokio::spawn(listen::serve(control_bound, tls.control(), control_router, Limits::CONTROL, stop.clone()));
+    tokio::spawn(metrics.upkeep());
+    tracing::info!(data = %data_address, control = %control_address, node = %node.name, "listening");
+    // Ready to take shares, which is what a sealed daemon is there for. Without a service manager nobody hears.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+
+    until_stopped(&state).await?;
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    stop.cancel();
+    for task in [data_task, control_task] {
+        drop(task.await);
+    }
+    node.shut_down().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn bind(name: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
+    Bound::bind(address).map_err(|error| StartError::Bind { name, address, error })
+}
+
+/// SIGTERM and SIGINT end it; SIGHUP reads the configuration again.
+async fn until_stopped(state: &ControlState) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => {
+                if let Err(problem) = control::reload(state).await {
+                    tracing::error!(%problem, "the configuration was not reloaded");
+                }
+            }
+        }
+    }
+}

@@ -48,6 +48,15 @@ pub enum MetadataError {
 /// The longest value that a record may have: etcd's limit for a request, less room for the rest.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Refuses a longer value in every adapter alike, so that a record never fits one store and not another.
+pub(crate) fn within_limit(key: &str, value: &[u8]) -> Result<(), MetadataError> {
+    if value.len() <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    let bytes = value.len();
+    Err(MetadataError::Unavailable(format!("{key} is {bytes} bytes long, and a record has at most {VALUE_BYTES_MAX}")))
+}
+
 /// The metadata store.
 #[async_trait]
 pub trait Metadata: Send + Sync {

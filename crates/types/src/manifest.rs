@@ -95,6 +95,10 @@ pub struct VersionRecord {
     /// How it went out of use, once it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retirement: Option<Retirement>,
+    /// Set by a rollback on a node that started without this version, which was lost: the operator's reason.
+    /// Nodes that lack it may encrypt; loading it again takes this back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
     /// What a newer build wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,

@@ -1,0 +1,133 @@
+//! How a node is.
+
+use jiff::Timestamp;
+use keymoot_types::{HolderName, KeyVersion, KeyringId, KeyringName, NodeName, NodeState, SourceName};
+use serde::{Deserialize, Serialize};
+
+use crate::unlock::VersionProgress;
+
+/// The answer to `GET /v1/status`. Names of holders, sources and peers only with a token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// The node that answers.
+    pub node: NodeName,
+    /// What it can do.
+    pub state: NodeState,
+    /// The keyring that it is configured for.
+    pub keyring: KeyringName,
+    /// Absent until it was made.
+    pub keyring_id: Option<KeyringId>,
+    /// The manifest's revision; 0 until there is one.
+    pub revision: u64,
+    /// Where the manifest came from.
+    pub manifest: ManifestOrigin,
+    /// Where every version stands, ascending.
+    pub versions: Vec<VersionProgress>,
+    /// What needs a person, in sentences. Empty when all is well.
+    pub needs: Vec<String>,
+    /// The way back that is open now, in a sentence.
+    pub way_back: String,
+    /// The other members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<Peer>>,
+    /// Whether each source could be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SourceHealth>>,
+    /// What became of real values after unlocking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Vec<Sample>>,
+    /// When each holder last proved possession.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_proofs: Option<Vec<LastProof>>,
+}
+
+/// Where the manifest came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ManifestOrigin {
+    /// The metadata store.
+    Store,
+    /// The local file, because the store does not answer or says something that proves nothing.
+    LastGood,
+}
+
+/// Another member, as it last reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Which.
+    pub node: NodeName,
+    /// The revision that it has adopted.
+    pub revision: u64,
+    /// The versions that it has validated, ascending.
+    pub validated: Vec<KeyVersion>,
+    /// Its last heartbeat.
+    pub seen_at: Option<Timestamp>,
+}
+
+/// Whether a source could be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceHealth {
+    /// Which.
+    pub name: SourceName,
+    /// Whether it answered.
+    pub reachable: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Real values of one version from one source that were decrypted after unlocking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// From where.
+    pub source: SourceName,
+    /// Of which version.
+    pub version: KeyVersion,
+    /// Values tried.
+    pub tried: u64,
+    /// Values that authenticated.
+    pub authenticated: u64,
+    /// When.
+    pub taken_at: Timestamp,
+}
+
+/// A proof of possession.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastProof {
+    /// Of which version.
+    pub version: KeyVersion,
+    /// Whose.
+    pub holder: HolderName,
+    /// When.
+    pub proved_at: Timestamp,
+}
+
+/// The body of `/readyz`, 200 or 503.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyAnswer {
+    /// Whether the node can answer services.
+    pub ready: bool,
+    /// Its state.
+    pub state: NodeState,
+    /// Why not, in sentences.
+    pub why_not: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_manifest_came_from_is_spelt_with_a_hyphen() {
+        assert_eq!(serde_json::to_value(ManifestOrigin::LastGood).unwrap(), "last-good");
+    }
+
+    #[test]
+    fn the_status_of_a_newer_server_is_understood() {
+        let json = r#"{"node":"db1","state":"sealed","keyring":"prod","keyring_id":null,"revision":0,
+            "manifest":"store","versions":[],"needs":[],"way_back":"","weather":"fine"}"#;
+        let status: StatusAnswer = serde_json::from_str(json).unwrap();
+        assert_eq!(status.state, NodeState::Sealed);
+        assert!(status.peers.is_none());
+    }
+}

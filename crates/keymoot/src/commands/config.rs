@@ -1,0 +1,26 @@
+//! `keymoot config`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::{cli::Context, exit::Exit};
+
+/// Look at a configuration before the daemon does
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say everything that can be known to be wrong, with line numbers, before a start or reload
+    #[command(after_help = "Example:\n  keymoot config check /etc/keymoot/keymoot.toml")]
+    Check {
+        /// Configuration file (TOML)
+        file: PathBuf,
+    },
+}
+
+/// Checks the file.
+pub fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
+    let Command::Check { file } = command;
+    let report = keymoot_server::config::check_file(file);
+    context.out.result(&report, ToString::to_string)?;
+    Ok(if report.is_ok() { Exit::Done } else { Exit::Usage })
+}

@@ -1,0 +1,245 @@
+//! One chunk of rows: judge → write only if still as read → read the lost ones again.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use keymoot_storage::source::{Row, RowId, Source, SourceError, Swap, Swapped};
+use tokio::time::Instant;
+
+use crate::{
+    gate::{Gate, Stop, backoff},
+    job::Counters,
+    judge::{Judge, Judged, Unjudged, Unreadable},
+    keys::Service,
+};
+
+/// How often a row is tried that writers keep changing; then it is left to the next pass.
+const TRIES_MAX: u32 = 5;
+
+/// Why a chunk did not come to its end. Nothing is lost by that: it is read again, at once or after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// The runner ends.
+    Stop(Stop),
+    /// The source is given up.
+    Fail(String),
+    /// Once more from the checkpoint, after a wait.
+    Again(String),
+}
+
+impl From<Stop> for Halt {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<Unjudged> for Halt {
+    fn from(unjudged: Unjudged) -> Self {
+        match unjudged {
+            Unjudged::Later(reason) => Self::Again(reason),
+            Unjudged::Mistaken(reason) => Self::Fail(reason),
+        }
+    }
+}
+
+/// What became of the rows of a chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) counters: Counters,
+    pub(crate) unreadable: Vec<Unreadable>,
+    /// Rows that are in no quarantine, or no longer.
+    pub(crate) fine: Vec<RowId>,
+    /// Rows that writers won every time.
+    pub(crate) left: Vec<RowId>,
+    /// Time of the last transaction.
+    pub(crate) wrote: Option<Duration>,
+}
+
+/// The hand that touches a source.
+pub(crate) struct Hand {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) gate: Gate,
+    pub(crate) dry_run: bool,
+    /// The keys for this chunk. Dropped before every wait, so that a sealed node holds no key.
+    pub(crate) service: Option<Service>,
+}
+
+impl Hand {
+    /// Asks the source until it answers. An unreachable source is waited for, without an end.
+    pub(crate) async fn reach<T, F, Answer>(&mut self, ask: F) -> Result<T, Halt>
+    where
+        F: Fn() -> Answer,
+        Answer: Future<Output = Result<T, SourceError>> + Send,
+    {
+        let mut waits = backoff();
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ SourceError::Unreachable { .. }) => {
+                    self.hibernate(error.to_string(), &mut waits).await?
+                }
+                Err(SourceError::Mistaken { reason, .. }) => return Err(Halt::Fail(reason)),
+            }
+        }
+    }
+
+    async fn hibernate(
+        &mut self,
+        reason: String,
+        waits: &mut (impl Iterator<Item = Duration> + Send),
+    ) -> Result<(), Halt> {
+        self.service = None;
+        self.gate.hibernate(reason, waits).await?;
+        self.service = Some(self.gate.pass().await?);
+        Ok(())
+    }
+
+    pub(crate) async fn settle(&mut self, rows: Vec<Row>) -> Result<Settled, Halt> {
+        let mut settled = Settled::default();
+        let mut swaps = self.judge(rows, &mut settled).await?;
+        if self.dry_run {
+            settled.rekeyed(swaps.iter());
+            return Ok(settled);
+        }
+        for _ in 0..TRIES_MAX {
+            if swaps.is_empty() {
+                return Ok(settled);
+            }
+            let lost = self.write(swaps, &mut settled).await?;
+            settled.counters.conflicts += count(lost.len());
+            swaps = self.look_again(lost, &mut settled).await?;
+        }
+        settled.left.extend(swaps.into_iter().map(|swap| swap.id));
+        Ok(settled)
+    }
+
+    /// Counts what needs no write; the rest is to be written.
+    async fn judge(&mut self, rows: Vec<Row>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let service = match &self.service {
+            Some(service) => service.clone(),
+            None => self.gate.pass().await?,
+        };
+        let judge = Judge { source: self.source.clone(), service, dry_run: self.dry_run };
+        // Thousands of rows at a time: not on a thread that answers requests.
+        let judged = tokio::task::spawn_blocking(move || judge.rows(rows))
+            .await
+            .map_err(|error| Halt::Fail(format!("a defect: {error}")))??;
+        let mut swaps = Vec::new();
+        for (id, judged) in judged {
+            match judged {
+                Judged::Null => settled.counters.null += 1,
+                Judged::Empty => settled.counters.empty += 1,
+                Judged::Foreign => settled.counters.foreign += 1,
+                Judged::Current => settled.counters.current += 1,
+                Judged::Old(swap) => {
+                    swaps.push(*swap);
+                    continue;
+                }
+                Judged::Unreadable(row) => {
+                    settled.unreadable.push(row);
+                    continue;
+                }
+            }
+            settled.fine.push(id);
+        }
+        Ok(swaps)
+    }
+
+    /// Writes, and returns those that were not written because the row had changed.
+    async fn write(&mut self, mut swaps: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
+        let mut waits = backoff();
+        let mut lost = Vec::new();
+        while !swaps.is_empty() {
+            let began = Instant::now();
+            match self.source.swap(&swaps).await {
+                Ok(answers) if answers.len() == swaps.len() => {
+                    settled.wrote = Some(began.elapsed());
+                    let (done, missed): (Vec<_>, Vec<_>) =
+                        swaps.into_iter().zip(answers).partition(|(_, answer)| *answer == Swapped::Done);
+                    settled.rekeyed(done.iter().map(|(swap, _)| swap));
+                    lost.extend(missed.into_iter().map(|(swap, _)| swap));
+                    return Ok(lost);
+                }
+                Ok(_) => {
+                    return Err(Halt::Fail("a defect: the source answered for another number of rows".into()));
+                }
+                Err(SourceError::Mistaken { reason, .. }) => return Err(Halt::Fail(reason)),
+                Err(error) => {
+                    self.hibernate(error.to_string(), &mut waits).await?;
+                    swaps = self.written_after_all(swaps, &mut lost, settled).await?;
+                }
+            }
+        }
+        Ok(lost)
+    }
+
+    /// After an error nobody knows whether the batch was written: the rows themselves tell. Returns those that
+    /// are still as they were.
+    async fn written_after_all(
+        &mut self,
+        swaps: Vec<Swap>,
+        lost: &mut Vec<Swap>,
+        settled: &mut Settled,
+    ) -> Result<Vec<Swap>, Halt> {
+        let rows = self.read_again(&swaps).await?;
+        let mut untouched = Vec::new();
+        for (swap, row) in swaps.into_iter().zip(rows) {
+            match row {
+                Some(row) if row.cell == swap.new => settled.rekeyed([&swap]),
+                Some(row) if row.cell == swap.old && row.columns == swap.columns => untouched.push(swap),
+                _ => lost.push(swap),
+            }
+        }
+        Ok(untouched)
+    }
+
+    async fn look_again(&mut self, lost: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
+        if lost.is_empty() {
+            return Ok(lost);
+        }
+        let rows = self.read_again(&lost).await?;
+        let mut present = Vec::new();
+        for (swap, row) in lost.into_iter().zip(rows) {
+            match row {
+                Some(row) => present.push(row),
+                None => {
+                    settled.counters.gone += 1;
+                    settled.fine.push(swap.id);
+                }
+            }
+        }
+        self.judge(present, settled).await
+    }
+
+    async fn read_again(&mut self, swaps: &[Swap]) -> Result<Vec<Option<Row>>, Halt> {
+        let ids: Vec<RowId> = swaps.iter().map(|swap| swap.id.clone()).collect();
+        self.rows_of(&ids).await
+    }
+
+    /// The rows with these ids as they are now, one answer an id.
+    pub(crate) async fn rows_of(&mut self, ids: &[RowId]) -> Result<Vec<Option<Row>>, Halt> {
+        let source = self.source.clone();
+        let rows = self.reach(|| source.read_again(ids)).await?;
+        if rows.len() == ids.len() {
+            Ok(rows)
+        } else {
+            Err(Halt::Fail("a defect: the source answered for another number of rows".into()))
+        }
+    }
+}
+
+impl Settled {
+    fn rekeyed<'a>(&mut self, swaps: impl IntoIterator<Item = &'a Swap>) {
+        for swap in swaps {
+            self.counters.rekeyed += 1;
+            self.fine.push(swap.id.clone());
+        }
+    }
+}
+
+/// A length as a counter has it.
+pub(crate) fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,216 @@
+//! What all jobs of a node share: the way to their stored records, and which are worked on here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use keymoot_storage::metadata::{Metadata, MetadataError};
+use keymoot_types::SourceName;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    checkpoint::{Durable, JOBS, job_key, sources_prefix},
+    clock,
+    drive::drive,
+    job::{JobId, JobRecord, JobState, SourceRecord},
+    jobs::{JobsError, Setup},
+    live::Live,
+};
+
+/// How often a record is read again that somebody else changed.
+const CHANGED_MAX: u32 = 5;
+
+pub(crate) struct Inner {
+    pub(crate) setup: Setup,
+    live: Mutex<BTreeMap<JobId, Arc<Live>>>,
+    /// One start at a time, so that two can't both find a source free.
+    starting: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
+impl JobRecord {
+    pub(crate) fn running(&mut self) {
+        self.state = JobState::Running;
+        self.paused_until = None;
+        self.reason = None;
+        self.ended_at = None;
+    }
+
+    pub(crate) fn end(&mut self, state: JobState, reason: Option<String>) {
+        self.state = state;
+        self.reason = reason;
+        self.paused_until = None;
+        self.ended_at = Some(clock::now());
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let (changes, _) = watch::channel(0);
+        let (live, starting) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { setup, live, starting, changes, tasks: TaskTracker::new() }
+    }
+
+    pub(crate) fn metadata(&self) -> &dyn Metadata {
+        self.setup.metadata.as_ref()
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn tell(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    fn lives(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn live(&self, id: JobId) -> Option<Arc<Live>> {
+        self.lives().get(&id).cloned()
+    }
+
+    pub(crate) fn forget(&self, id: JobId) {
+        self.lives().remove(&id);
+        self.tell();
+    }
+
+    /// Forgets a job that has ended; `false`: it was set running again meanwhile, so its runners stay.
+    pub(crate) async fn forget_ended(&self, id: JobId, live: &Live) -> bool {
+        let record = live.record.lock().await;
+        let ended = record.value().state.ended();
+        if ended {
+            self.forget(id);
+        }
+        ended
+    }
+
+    pub(crate) async fn lock_starts(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.starting.lock().await
+    }
+
+    pub(crate) fn wanted_sources(&self, wanted: Option<Vec<SourceName>>) -> Result<Vec<SourceName>, JobsError> {
+        let declared = self.setup.sources.names();
+        let mut sources: Vec<SourceName> = Vec::new();
+        for source in wanted.unwrap_or_else(|| declared.clone()) {
+            if !declared.contains(&source) {
+                return Err(JobsError::UnknownSource(source));
+            }
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        if sources.is_empty() { Err(JobsError::NoSource) } else { Ok(sources) }
+    }
+
+    /// Ascending by id, so by age.
+    pub(crate) async fn stored_jobs(&self) -> Result<Vec<JobRecord>, JobsError> {
+        let records = self.metadata().list(JOBS).await?;
+        Ok(records
+            .into_iter()
+            .filter_map(|record| match Durable::<JobRecord>::read(record) {
+                Ok(job) => Some(job.value().clone()),
+                Err(error) => {
+                    tracing::error!(%error, "a rekey job can't be read and is left out");
+                    None
+                }
+            })
+            .collect())
+    }
+
+    pub(crate) async fn stored_sources(&self, id: JobId) -> Result<Vec<Durable<SourceRecord>>, JobsError> {
+        let records = self.metadata().list(&sources_prefix(id)).await?;
+        Ok(records.into_iter().map(Durable::read).collect::<Result<_, _>>()?)
+    }
+
+    /// Works on a stored job in this process, unless that is being done.
+    pub(crate) async fn adopt(self: &Arc<Self>, id: JobId) -> Result<(), JobsError> {
+        if self.live(id).is_some() {
+            return Ok(());
+        }
+        let job = Durable::load(self.metadata(), &job_key(id)).await?.ok_or(JobsError::NotFound(id))?;
+        let sources = self.stored_sources(id).await?;
+        let live = Arc::new(Live::new(job, &sources));
+        {
+            let mut lives = self.lives();
+            if lives.contains_key(&id) || self.setup.shutdown.is_cancelled() {
+                return Ok(());
+            }
+            lives.insert(id, live.clone());
+        }
+        self.tasks.spawn(drive(self.clone(), live, id));
+        Ok(())
+    }
+
+    /// Changes a job's record durably, then shows it to its runners.
+    pub(crate) async fn change(
+        &self,
+        id: JobId,
+        change: impl Fn(&mut JobRecord) -> Result<(), JobsError> + Send + Sync,
+    ) -> Result<JobRecord, JobsError> {
+        let live = self.live(id);
+        let mut held = match &live {
+            Some(live) => Some(live.record.lock().await),
+            None => None,
+        };
+        let mut last = JobsError::NotFound(id);
+        for attempt in 0..CHANGED_MAX {
+            let mut stored = match &held {
+                Some(record) if attempt == 0 => (*record).clone(),
+                _ => Durable::load(self.metadata(), &job_key(id)).await?.ok_or(JobsError::NotFound(id))?,
+            };
+            let mut job = stored.value().clone();
+            change(&mut job)?;
+            match stored.save(self.metadata(), job.clone()).await {
+                Ok(()) => {
+                    if let (Some(live), Some(record)) = (&live, &mut held) {
+                        **record = stored;
+                        live.show(job.clone());
+                    }
+                    self.tell();
+                    return Ok(job);
+                }
+                Err(error @ MetadataError::Changed { .. }) => last = error.into(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last)
+    }
+
+    /// The end of a pause has come, unless it was moved meanwhile.
+    pub(crate) async fn end_pause(&self, id: JobId, until: Timestamp) -> Result<(), JobsError> {
+        self.change(id, |job| {
+            if job.state == JobState::Paused && job.paused_until == Some(until) {
+                job.running();
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Pauses a running job by itself.
+    pub(crate) async fn pause_because(&self, id: JobId, reason: String) -> Result<(), JobsError> {
+        tracing::error!(job = %id, %reason, "rekey job paused");
+        self.change(id, |job| {
+            if job.state == JobState::Running {
+                job.state = JobState::Paused;
+                job.paused_until = None;
+                job.reason = Some(reason.clone());
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+    }
+}

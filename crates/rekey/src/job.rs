@@ -1,0 +1,197 @@
+//! What is kept of a job: its states, its record, and one record a source with the checkpoint in it.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use keymoot_storage::source::RowId;
+use keymoot_types::{KeyVersion, SourceName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::limits::Limits;
+
+/// Names a job. Ids of later jobs are greater (UUID version 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    pub(crate) fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// What a job is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Working, or waiting for something that will come by itself.
+    Running,
+    /// Waiting for a person, or for the end of a pause.
+    Paused,
+    /// Every value is of the primary.
+    Completed,
+    /// Every value is of the primary but those in quarantine.
+    CompletedWithQuarantine,
+    /// A source is not as it was declared; the others are done.
+    Failed,
+    /// Given up by an operator. What was rewritten stays.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing more will happen.
+    pub fn ended(self) -> bool {
+        !matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::CompletedWithQuarantine => "completed_with_quarantine",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A job as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JobRecord {
+    pub(crate) id: JobId,
+    pub(crate) state: JobState,
+    pub(crate) dry_run: bool,
+    pub(crate) started_at: Timestamp,
+    pub(crate) ended_at: Option<Timestamp>,
+    /// Why it is paused or failed.
+    pub(crate) reason: Option<String>,
+    pub(crate) paused_until: Option<Timestamp>,
+    pub(crate) limits: Limits,
+    /// How often a person asked to look at the quarantine again.
+    pub(crate) retries: u32,
+    pub(crate) sources: Vec<SourceName>,
+}
+
+/// Rows by what became of them. Each row of a full pass is in `scanned` and in one of the others, or in quarantine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) scanned: u64,
+    pub(crate) rekeyed: u64,
+    pub(crate) current: u64,
+    pub(crate) null: u64,
+    pub(crate) empty: u64,
+    pub(crate) foreign: u64,
+    /// Deleted by the application between reading and writing.
+    pub(crate) gone: u64,
+    /// Writes that the application won. Not rows: one row may lose more than once.
+    pub(crate) conflicts: u64,
+}
+
+impl Counters {
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.scanned += more.scanned;
+        self.rekeyed += more.rekeyed;
+        self.current += more.current;
+        self.null += more.null;
+        self.empty += more.empty;
+        self.foreign += more.foreign;
+        self.gone += more.gone;
+        self.conflicts += more.conflicts;
+    }
+}
+
+/// One source of a job: the checkpoint. Cursor and counters are one record, so that a chunk that is done twice
+/// is counted once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceRecord {
+    pub(crate) name: SourceName,
+    pub(crate) total: Option<u64>,
+    pub(crate) total_exact: bool,
+    pub(crate) counters: Counters,
+    pub(crate) quarantined: u64,
+    /// Rows of a full pass that were over the length of the quarantine's list.
+    pub(crate) unlisted: u64,
+    /// Grows with every pass, never reset: quarantine entries remember it.
+    pub(crate) pass: u32,
+    /// Whether this pass reads every row, or only those that begin like an old value.
+    pub(crate) full: bool,
+    /// Passes since the last full one.
+    pub(crate) rounds: u32,
+    pub(crate) cursor: Option<RowId>,
+    /// The version that this and the earlier passes write.
+    pub(crate) target: Option<KeyVersion>,
+    /// Old rows that this pass found.
+    pub(crate) found: u64,
+    /// Rows that this pass left to the next one, because writers won every time.
+    pub(crate) left: u64,
+    /// Starts since the last checkpoint.
+    pub(crate) attempts: u32,
+    /// The retry that was last done, of [`JobRecord::retries`].
+    pub(crate) retried: u32,
+    pub(crate) done: bool,
+    pub(crate) failed: Option<String>,
+}
+
+impl SourceRecord {
+    pub(crate) fn new(name: SourceName) -> Self {
+        Self {
+            name,
+            total: None,
+            total_exact: false,
+            counters: Counters::default(),
+            quarantined: 0,
+            unlisted: 0,
+            pass: 1,
+            full: true,
+            rounds: 0,
+            cursor: None,
+            target: None,
+            found: 0,
+            left: 0,
+            attempts: 0,
+            retried: 0,
+            done: false,
+            failed: None,
+        }
+    }
+
+    /// From the first row again, all of them, for another primary. The counters then speak about that one.
+    pub(crate) fn aim_at(&mut self, target: KeyVersion) {
+        if self.target.is_some() {
+            self.counters = Counters::default();
+            self.unlisted = 0;
+            self.next_pass(true);
+            self.rounds = 0;
+            self.done = false;
+        }
+        self.target = Some(target);
+    }
+
+    /// From the first row again.
+    pub(crate) fn next_pass(&mut self, full: bool) {
+        self.pass = self.pass.saturating_add(1);
+        self.full = full;
+        self.rounds = self.rounds.saturating_add(1);
+        self.cursor = None;
+        self.found = 0;
+        self.left = 0;
+    }
+}

@@ -1,0 +1,336 @@
+//! The runner of one source of one job: chunk after chunk, pass after pass, until nothing is old.
+
+use std::{sync::Arc, time::Duration};
+
+use keymoot_storage::{
+    metadata::MetadataError,
+    source::{Row, RowId, Selection, Source},
+};
+use tokio::time::Instant;
+
+use crate::{
+    checkpoint::Durable,
+    chunk::{Halt, Hand, Settled, count},
+    gate::{Gate, Stop, backoff},
+    job::{JobId, SourceRecord},
+    limits::BatchSize,
+    quarantine::Quarantine,
+};
+
+/// Starts without a checkpoint after which a job waits for a person.
+pub(crate) const ATTEMPTS_MAX: u32 = 10;
+/// Passes after which writers that still store old values are named as what they are: a node or a client that
+/// was never switched.
+const ROUNDS_MAX: u32 = 50;
+const BETWEEN_PASSES_LONGEST: Duration = Duration::from_secs(30);
+const RETRY_ROWS: usize = 500;
+
+/// How a runner ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Done or given up; its record says which.
+    Finished,
+    /// It goes on another time, or not.
+    Stopped(Stop),
+}
+
+pub(crate) struct Runner {
+    id: JobId,
+    hand: Hand,
+    stored: Durable<SourceRecord>,
+    record: SourceRecord,
+    quarantine: Quarantine,
+    batch: BatchSize,
+    /// Whether this start is among the record's attempts, or was before a checkpoint set them to none.
+    counted: bool,
+    started: bool,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        id: JobId,
+        source: Arc<dyn Source>,
+        gate: Gate,
+        dry_run: bool,
+        stored: Durable<SourceRecord>,
+    ) -> Self {
+        let record = stored.value().clone();
+        let batch = BatchSize::after_attempts(record.attempts);
+        let hand = Hand { source, gate, dry_run, service: None };
+        Self { id, hand, stored, record, quarantine: Quarantine::default(), batch, counted: false, started: false }
+    }
+
+    pub(crate) async fn run(mut self) -> End {
+        let mut waits = backoff();
+        let mut reached = self.record.cursor.clone();
+        loop {
+            let halt = match self.work().await {
+                Ok(()) => return End::Finished,
+                Err(halt) => halt,
+            };
+            self.hand.service = None;
+            match halt {
+                Halt::Again(reason) => {
+                    // What was not checkpointed is counted when it is done again.
+                    self.record = self.stored.value().clone();
+                    if self.record.cursor != reached {
+                        waits = backoff();
+                        reached = self.record.cursor.clone();
+                    }
+                    if let Err(stop) = self.hand.gate.hibernate(reason, &mut waits).await {
+                        return self.stopped(stop).await;
+                    }
+                }
+                Halt::Fail(reason) => {
+                    tracing::error!(job = %self.id, source = %self.record.name, %reason, "the source was given up");
+                    self.record = self.stored.value().clone();
+                    self.record.failed = Some(reason);
+                    return match self.checkpoint().await {
+                        Ok(()) => End::Finished,
+                        Err(stop) => self.stopped(stop).await,
+                    };
+                }
+                Halt::Stop(stop) => return self.stopped(stop).await,
+            }
+        }
+    }
+
+    async fn stopped(mut self, stop: Stop) -> End {
+        if stop == Stop::Shutdown && self.counted && self.stored.value().attempts > 0 {
+            // An orderly end is no failed attempt. One try: the store may be gone already.
+            let mut record = self.stored.value().clone();
+            record.attempts = record.attempts.saturating_sub(1);
+            if let Err(error) = self.stored.save(self.hand.gate.inner().metadata(), record).await {
+                tracing::debug!(%error, "the start stays counted");
+            }
+        }
+        End::Stopped(stop)
+    }
+
+    async fn work(&mut self) -> Result<(), Halt> {
+        loop {
+            let service = self.hand.gate.pass().await?;
+            if !self.prepare().await? {
+                continue;
+            }
+            if self.record.target != Some(service.primary) {
+                self.record.aim_at(service.primary);
+                self.checkpoint().await?;
+            }
+            let old = service.old_rows();
+            self.hand.service = Some(service);
+            if self.record.retried < self.hand.gate.retries() {
+                let retry = self.hand.gate.retries();
+                self.retry_quarantine().await?;
+                self.record.retried = retry;
+                if self.record.done && !self.hand.dry_run {
+                    self.record.done = false;
+                    self.record.next_pass(false);
+                    self.record.rounds = 1;
+                }
+                self.checkpoint().await?;
+                continue;
+            }
+            if self.record.done {
+                return Ok(());
+            }
+            let select = match (self.record.full, old) {
+                (true, _) => Selection::Every,
+                (false, Some(old)) => old,
+                (false, None) => {
+                    self.end_pass().await?;
+                    continue;
+                }
+            };
+            self.chunk(&select).await?;
+        }
+    }
+
+    /// What a start needs, once. `false`: look at the gate again.
+    async fn prepare(&mut self) -> Result<bool, Halt> {
+        if !self.started {
+            self.quarantine = self.load_quarantine().await?;
+            self.started = true;
+        }
+        if self.record.total.is_none() {
+            let source = self.hand.source.clone();
+            let total = self.hand.reach(|| source.total()).await?;
+            self.record.total = Some(total.rows);
+            self.record.total_exact = total.exact;
+        }
+        if self.record.attempts >= ATTEMPTS_MAX && !self.counted {
+            let reason = format!(
+                "{ATTEMPTS_MAX} starts in a row ended without a checkpoint on source {}, row by row at last: \
+                 see the log of the node, then resume",
+                self.record.name
+            );
+            self.hand
+                .gate
+                .inner()
+                .pause_because(self.id, reason)
+                .await
+                .map_err(|error| Halt::Again(error.to_string()))?;
+            self.record.attempts = 0;
+            self.save().await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn chunk(&mut self, select: &Selection) -> Result<(), Halt> {
+        if !self.counted && self.record.attempts < ATTEMPTS_MAX {
+            // A source that does not answer is no failed attempt: one row first.
+            self.read(1, select).await?;
+            self.record.attempts += 1;
+            self.save().await?;
+            self.counted = true;
+        }
+        let limits = self.hand.gate.limits();
+        let wanted = limits.rows_in_a_batch(self.batch.rows());
+        let began = Instant::now();
+        let rows = self.read(wanted, select).await?;
+        let Some(last) = rows.last().map(|row| row.id.clone()) else {
+            return self.end_pass().await;
+        };
+        let read = rows.len();
+        self.hand.gate.live().pacer.rows(read, &limits);
+        let ids: Vec<RowId> = rows.iter().map(|row| row.id.clone()).collect();
+        let settled = self.hand.settle(rows).await?;
+        let took = began.elapsed();
+        self.batch.took(read, settled.wrote.unwrap_or(took));
+        self.count(&ids, &settled);
+        self.record.cursor = Some(last);
+        self.checkpoint().await?;
+        self.hand.gate.live().pacer.worked(took, &limits);
+        Ok(())
+    }
+
+    async fn read(&mut self, rows_max: usize, select: &Selection) -> Result<Vec<Row>, Halt> {
+        let (source, after) = (self.hand.source.clone(), self.record.cursor.clone());
+        self.hand.reach(|| source.read(after.as_ref(), rows_max, select)).await
+    }
+
+    fn count(&mut self, ids: &[RowId], settled: &Settled) {
+        let pass = self.record.pass;
+        // A later pass comes again to rows in quarantine, which were counted when they were found.
+        let counted_before =
+            |id: &RowId| !self.record.full && self.quarantine.found_in(id).is_some_and(|found| found != pass);
+        let seen = ids.iter().filter(|id| !counted_before(id)).count().saturating_sub(settled.left.len());
+        self.record.counters.add(&settled.counters);
+        self.record.counters.scanned += count(seen);
+        self.record.found += settled.counters.rekeyed;
+        self.record.left += count(settled.left.len());
+        self.take_over(settled);
+    }
+
+    fn take_over(&mut self, settled: &Settled) {
+        for id in &settled.fine {
+            self.quarantine.remove(id);
+        }
+        if !settled.unreadable.is_empty() {
+            let rows = settled.unreadable.len();
+            tracing::warn!(job = %self.id, source = %self.record.name, rows, "rows can't be read and stay as they are");
+        }
+        for row in &settled.unreadable {
+            let known = self.quarantine.found_in(&row.id).is_some();
+            let listed = self.quarantine.add(row, self.record.pass);
+            if listed && !known {
+                self.record.found += 1;
+            } else if !listed && self.record.full {
+                self.record.unlisted += 1;
+            }
+        }
+    }
+
+    async fn end_pass(&mut self) -> Result<(), Halt> {
+        if self.record.full {
+            // Better than any estimate: every row was read.
+            self.record.total = Some(self.record.counters.scanned + self.record.left);
+            self.record.total_exact = true;
+        }
+        let clean = self.record.left == 0 && !self.record.full && self.record.found == 0;
+        if clean || self.hand.dry_run {
+            self.retry_quarantine().await?;
+            self.record.done = true;
+            self.checkpoint().await?;
+            return Ok(());
+        }
+        if self.record.rounds >= ROUNDS_MAX {
+            return Err(Halt::Fail(format!(
+                "writers still store values of an old version after {ROUNDS_MAX} passes: find the client or node \
+                 that was not switched, then start again"
+            )));
+        }
+        let wait = if self.record.full { Duration::ZERO } else { Duration::from_secs(self.record.rounds.into()) };
+        self.record.next_pass(false);
+        self.checkpoint().await?;
+        if !wait.is_zero() {
+            self.hand.service = None;
+            self.hand.gate.sleep(wait.min(BETWEEN_PASSES_LONGEST)).await;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows in quarantine again: those that are gone or readable leave it.
+    async fn retry_quarantine(&mut self) -> Result<(), Halt> {
+        for ids in self.quarantine.ids().chunks(RETRY_ROWS) {
+            let rows = self.hand.rows_of(ids).await?;
+            let mut present = Vec::new();
+            for (id, row) in ids.iter().zip(rows) {
+                match row {
+                    Some(row) => present.push(row),
+                    None => {
+                        self.record.counters.gone += 1;
+                        self.quarantine.remove(id);
+                    }
+                }
+            }
+            let settled = self.hand.settle(present).await?;
+            self.record.counters.add(&settled.counters);
+            self.take_over(&settled);
+            self.checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    async fn load_quarantine(&mut self) -> Result<Quarantine, Halt> {
+        let mut waits = backoff();
+        loop {
+            let metadata = self.hand.gate.inner().metadata();
+            match Quarantine::load(metadata, self.id, &self.record.name).await {
+                Ok(quarantine) => return Ok(quarantine),
+                Err(error) => self.hand.gate.hibernate(error.to_string(), &mut waits).await?,
+            }
+        }
+    }
+
+    /// The quarantine first: a row is never counted before it is listed.
+    async fn checkpoint(&mut self) -> Result<(), Stop> {
+        let mut waits = backoff();
+        while let Err(error) = self.quarantine.flush(self.hand.gate.inner().metadata()).await {
+            self.hand.service = None;
+            self.hand.gate.hibernate(error.to_string(), &mut waits).await?;
+        }
+        self.record.quarantined = self.quarantine.len() + self.record.unlisted;
+        self.record.attempts = 0;
+        self.save().await
+    }
+
+    /// Without its record nothing goes on: a metadata store that is away is waited for.
+    async fn save(&mut self) -> Result<(), Stop> {
+        let mut waits = backoff();
+        loop {
+            match self.stored.save(self.hand.gate.inner().metadata(), self.record.clone()).await {
+                Ok(()) => break,
+                Err(MetadataError::Changed { .. }) => return Err(Stop::Fenced),
+                Err(error) => {
+                    self.hand.service = None;
+                    self.hand.gate.hibernate(error.to_string(), &mut waits).await?;
+                }
+            }
+        }
+        self.hand.gate.live().checkpoint(&self.record);
+        self.hand.gate.inner().tell();
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! The worker on stores in memory: crashes at every call, writers beside it, rotation in the middle, limits.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod control;
+mod counting;
+mod crashes;
+mod quarantined;
+mod support;
+mod writers;

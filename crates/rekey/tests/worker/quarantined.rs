@@ -1,0 +1,120 @@
+//! Rows that can't be read: untouched, listed, counted once, and let go when they are gone or readable.
+
+use keymoot_rekey::{JobState, Reason, Start, jobs::JobsError};
+use keymoot_storage::source::{Cell, Row};
+use keymoot_types::associated_data::ColumnValue;
+
+use crate::support::*;
+
+/// Rows 1 to 8: first and last unreadable, one of each reason, and what is no value.
+fn world() -> World {
+    let world = World::with_rows(8);
+    let table = &world.table().table;
+    let moved = world.keys.value(9, 7, "moved");
+    table.write(row(1, Cell::Text(moved)));
+    table.write(row(2, Cell::Text(b"km:v9:!".to_vec())));
+    table.write(row(3, Cell::Text(world.keys.value(11, 3, "x"))));
+    table.write(row(4, Cell::Text(world.keys.value(8, 4, "x"))));
+    let no_column =
+        Row { columns: vec![("id".into(), ColumnValue::Null)], ..row(5, Cell::Text(world.keys.value(9, 5, "x"))) };
+    table.write(no_column);
+    let mut body = vec![b'K', b'M', 1, 0, 0, 0, 9, 0x7f];
+    body.extend([0; 90]);
+    table.write(row(8, Cell::Bytes(body)));
+    table.write(row(9, Cell::Null));
+    table.write(row(10, Cell::Text(vec![])));
+    table.write(row(11, Cell::Text(b"hello".to_vec())));
+    table.write(row(12, Cell::Other("real")));
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_40_unreadable_rows_are_untouched_listed_and_no_end() {
+    let world = world();
+    let before = world.table().table.rows();
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    let view = ended(&jobs, job).await;
+    assert_eq!(view.state, JobState::CompletedWithQuarantine);
+    adds_up(&view);
+    let s = &view.sources[0];
+    assert_eq!((s.scanned, s.rekeyed, s.null, s.empty, s.foreign, s.quarantined), (12, 2, 1, 1, 2, 6));
+    for (old, new) in before.iter().zip(world.table().table.rows()) {
+        assert_eq!(*old == new, ![id(6), id(7)].contains(&old.id));
+    }
+    let mut listed = Vec::new();
+    let mut after = None;
+    loop {
+        let page = jobs.quarantine(job, after.as_deref(), 4).await.unwrap();
+        listed.extend(page.rows);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let listed: Vec<_> = listed.iter().map(|row| (row.id.as_i64().unwrap(), row.version, row.reason)).collect();
+    assert_eq!(
+        listed,
+        [
+            (1, Some(v(9)), Reason::AuthenticationFailed),
+            (2, Some(v(9)), Reason::MalformedCiphertext),
+            (3, Some(v(11)), Reason::UnknownKeyVersion),
+            (4, Some(v(8)), Reason::KeyVersionUnavailable),
+            (5, Some(v(9)), Reason::AssociatedDataNull),
+            (8, Some(v(9)), Reason::UnsupportedFormat),
+        ]
+    );
+    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"], 6);
+    assert_eq!(jobs.quarantine(job, Some("junk"), 4).await, Err(JobsError::PageMark));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_lets_go_of_what_is_gone_or_readable_and_rewrites_it() {
+    let world = world();
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    ended(&jobs, job).await;
+    for n in [1, 2, 3, 5] {
+        world.put(n, 9);
+    }
+    world.table().table.delete(&id(4));
+    jobs.retry(job).await.unwrap();
+    let view = until(&jobs, job, |view| view.state.ended()).await;
+    assert_eq!((view.state, view.sources[0].quarantined), (JobState::CompletedWithQuarantine, 1));
+    adds_up(&view);
+    world.table().table.delete(&id(8));
+    jobs.retry(job).await.unwrap();
+    completed(&ended(&jobs, job).await);
+    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"], 0);
+    for row in world.table().table.rows().iter().take(6) {
+        assert_eq!(world.keys.read(row).0, 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_loaded_later_frees_its_rows() {
+    let world = world();
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    ended(&jobs, job).await;
+    world.keys.serve(&[8, 9, 10], 10);
+    jobs.retry(job).await.unwrap();
+    let view = ended(&jobs, job).await;
+    assert_eq!(view.sources[0].quarantined, 5);
+    assert_eq!(world.keys.read(&world.table().table.rows()[3]), (10, "x".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_column_full_of_junk_is_counted_exactly() {
+    let world = World::with_rows(3);
+    for n in 10..710 {
+        world.table().table.write(row(n, Cell::Text(b"km:v9:junk".to_vec())));
+    }
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    let view = ended(&jobs, job).await;
+    adds_up(&view);
+    assert_eq!((view.sources[0].scanned, view.sources[0].quarantined), (703, 700));
+    let (next, _) = world.process();
+    assert_eq!(next.view(job).await.unwrap().sources[0].quarantined, 700);
+}

@@ -1,0 +1,5 @@
+//! From a request to a ceremony and back. [`data`] is what services ask, [`control`] everything else.
+
+pub mod control;
+pub mod data;
+mod jobs;

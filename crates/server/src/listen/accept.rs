@@ -1,0 +1,188 @@
+//! The accept loop.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use metrics::{Counter, Gauge, counter, gauge};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service as _;
+
+use super::{Bound, Limits, TlsHandle};
+
+/// When the process is out of file descriptors, some come back in this time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Headers of a request; none of ours is near it.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+// What a client may send ahead of being read: it bounds the memory of one HTTP/2 connection.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Streams reset by the client before they were taken up (CVE-2023-44487), and by us for its errors.
+const RESETS_MAX: usize = 20;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who is at the other end; an extension of requests to the control listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves until `stop`, and then until open requests are answered or the drain time is over.
+pub async fn serve(bound: Bound, tls: TlsHandle, router: Router, limits: Limits, stop: CancellationToken) {
+    let connection = Arc::new(Connection {
+        http: http(&limits),
+        router,
+        limits,
+        stop: stop.clone(),
+        open: gauge!("keymoot_connections", "listener" => limits.name),
+        failed: counter!("keymoot_handshakes_failed_total", "listener" => limits.name),
+    });
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let tasks = TaskTracker::new();
+    loop {
+        // The slot comes first: without one, connections wait in the kernel.
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await.ok();
+            (slot, bound.listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let acceptor = TlsAcceptor::from(tls.load_full());
+                let connection = connection.clone();
+                tasks.spawn(async move {
+                    connection.run(stream, peer, acceptor).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => pause_after(&error, limits.name).await,
+        }
+    }
+    drop(bound);
+    tasks.close();
+    // Each connection ends itself in time; the second is for the runtime.
+    if timeout(limits.drain_timeout + Duration::from_secs(1), tasks.wait()).await.is_err() {
+        tracing::warn!(listener = limits.name, open = tasks.len(), "connections were cut at the end of the drain time");
+    }
+}
+
+async fn pause_after(error: &io::Error, listener: &'static str) {
+    // A client that was gone before it was accepted is no trouble of ours.
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    tracing::warn!(listener, %error, "accepting failed");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http
+}
+
+/// What all connections of a listener share.
+struct Connection {
+    http: auto::Builder<TokioExecutor>,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+    open: Gauge,
+    failed: Counter,
+}
+
+impl Connection {
+    async fn run(&self, stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) {
+        let _open = Open::new(&self.open);
+        // Answers are small and whole: waiting to fill a packet only delays them. An error here is one there too.
+        stream.set_nodelay(true).ok();
+        let handshake = timeout(self.limits.handshake_timeout, acceptor.accept(stream));
+        let stream = tokio::select! {
+            () = self.stop.cancelled() => return,
+            stream = handshake => match stream {
+                Ok(Ok(stream)) => stream,
+                // Port scans and impatient clients: counted, not logged.
+                Ok(Err(_)) | Err(_) => return self.failed.increment(1),
+            },
+        };
+        let peer = self.limits.peer.then_some(Peer(peer));
+        let router = &self.router;
+        let asked = AtomicBool::new(false);
+        let service = service_fn(|mut request: Request<Incoming>| {
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            asked.store(true, Ordering::Relaxed);
+            let mut router = router.clone();
+            async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+        });
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        // hyper's own timeout begins only once it knows which version of HTTP is spoken.
+        let silent = async {
+            tokio::time::sleep(self.limits.header_timeout).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        // What goes wrong from here on the client sees, or has caused.
+        tokio::select! {
+            ended = connection.as_mut() => drop(ended),
+            () = silent => {}
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                drop(timeout(self.limits.drain_timeout, connection).await);
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives, whatever ends it.
+struct Open<'a>(&'a Gauge);
+
+impl<'a> Open<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}

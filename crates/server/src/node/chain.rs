@@ -1,0 +1,247 @@
+//! Following the manifest's chain in the store, and extending it.
+
+use keymoot_api::{Problem, upkeep::ManifestAnswer};
+use keymoot_keyring::Validated;
+use keymoot_quorum::{
+    adopt::{self, Divergence},
+    revise,
+};
+use keymoot_storage::metadata::{MetadataError, Record};
+use keymoot_types::{Digest, Manifest, manifest::ManifestDocument};
+use std::sync::Arc;
+
+use super::{Core, Node, conflict, files::LastGood, internal, store_problem};
+
+pub(super) const PREFIX: &str = "manifest/";
+
+/// Revisions are read one by one; more than these at once are left for the next look.
+const STEPS_MAX: usize = 1000;
+
+pub(super) fn key(revision: u64) -> String {
+    format!("{PREFIX}{revision:020}")
+}
+
+fn parse(record: &Record, revision: u64) -> Result<ManifestDocument, Divergence> {
+    ManifestDocument::parse(&record.value)
+        .map_err(|error| Divergence::Damaged { revision, reason: error.to_string() })
+        .and_then(|document| {
+            if document.manifest().revision == revision {
+                Ok(document)
+            } else {
+                Err(Divergence::Forked { revision })
+            }
+        })
+}
+
+impl Node {
+    /// Takes the last good manifest from its file.
+    pub(super) fn load_last_good(&self, core: &mut Core) {
+        match self.files.last_good() {
+            LastGood::Absent => {}
+            LastGood::Good(document) if document.manifest().keyring != self.config.load().keyring => {
+                core.last_good_damaged = Some(format!(
+                    "the last good manifest is of keyring {}, the configuration of {}",
+                    document.manifest().keyring,
+                    self.config.load().keyring
+                ));
+            }
+            LastGood::Good(document) => core.adopted = Some(document),
+            LastGood::Damaged(why) => {
+                tracing::error!(why, "the last good manifest can't be read");
+                core.last_good_damaged = Some(why);
+            }
+        }
+    }
+
+    /// Looks at the store: is what was adopted still there, and does anything follow it?
+    pub(super) async fn look_ahead(&self, core: &mut Core) {
+        match self.read_ahead(core).await {
+            Ok(found) => {
+                core.store_away = None;
+                match found {
+                    Ok(ahead) => {
+                        core.diverged = None;
+                        core.ahead = ahead;
+                    }
+                    Err(divergence) => {
+                        if core.diverged.as_ref() != Some(&divergence) {
+                            tracing::error!(%divergence, "the store's manifest is not followed: gates are shut");
+                        }
+                        core.diverged = Some(divergence);
+                        core.ahead.clear();
+                    }
+                }
+            }
+            Err(error) => {
+                if core.store_away.is_none() {
+                    tracing::warn!(%error, "the metadata store is away: going on with the last good manifest");
+                }
+                core.store_away = Some(error.to_string());
+            }
+        }
+        if !core.loaded.is_empty() {
+            self.adopt_ahead(core);
+        }
+    }
+
+    async fn read_ahead(&self, core: &Core) -> Result<Result<Vec<ManifestDocument>, Divergence>, MetadataError> {
+        let Some(adopted) = &core.adopted else { return self.read_head().await };
+        let revision = adopted.manifest().revision;
+        let Some(stored) = self.metadata.get(&key(revision)).await? else {
+            let stored = self.highest_stored().await?;
+            return Ok(Err(Divergence::WentBack { adopted: revision, stored }));
+        };
+        match parse(&stored, revision) {
+            Ok(document) if document.digest() == adopted.digest() => {}
+            Ok(_) => return Ok(Err(Divergence::Forked { revision })),
+            Err(divergence) => return Ok(Err(divergence)),
+        }
+        let mut ahead: Vec<ManifestDocument> = Vec::new();
+        for step in 1..=STEPS_MAX as u64 {
+            let Some(record) = self.metadata.get(&key(revision + step)).await? else { break };
+            let next = match parse(&record, revision + step) {
+                Ok(next) => next,
+                Err(divergence) => return Ok(Err(divergence)),
+            };
+            if let Err(divergence) = adopt::follows(ahead.last().unwrap_or(adopted), &next) {
+                return Ok(Err(divergence));
+            }
+            ahead.push(next);
+        }
+        Ok(Ok(ahead))
+    }
+
+    /// Without a manifest of one's own: the store's newest, for collecting shares only.
+    async fn read_head(&self) -> Result<Result<Vec<ManifestDocument>, Divergence>, MetadataError> {
+        let Some(record) = self.metadata.list(PREFIX).await?.pop() else { return Ok(Ok(vec![])) };
+        let revision = record.key.strip_prefix(PREFIX).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let keyring = self.config.load().keyring.clone();
+        Ok(parse(&record, revision).and_then(|document| {
+            if document.manifest().keyring == keyring { Ok(vec![document]) } else { Err(Divergence::OtherKeyring) }
+        }))
+    }
+
+    async fn highest_stored(&self) -> Result<u64, MetadataError> {
+        let newest = self.metadata.list(PREFIX).await?.pop();
+        Ok(newest.and_then(|record| record.key.strip_prefix(PREFIX)?.parse().ok()).unwrap_or(0))
+    }
+
+    /// Adopts, step by step, what follows and is vouched for by the keys that are loaded.
+    pub(super) fn adopt_ahead(&self, core: &mut Core) {
+        for next in std::mem::take(&mut core.ahead) {
+            let Some(current) = &core.adopted else { return };
+            let verified =
+                adopt::adopt(current, &next, |version| core.loaded.get(&version).map(AsRef::as_ref));
+            match verified {
+                Ok(()) => self.keep(core, next),
+                Err(divergence) => {
+                    tracing::error!(%divergence, "the store's manifest is not adopted: gates are shut");
+                    core.diverged = Some(divergence);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes a verified manifest this node's own.
+    pub(super) fn keep(&self, core: &mut Core, document: ManifestDocument) {
+        if let Err(error) = self.files.write_last_good(&document) {
+            // The store has it, and the next start verifies the step again.
+            tracing::error!(%error, "the last good manifest could not be written");
+            core.last_good_damaged = Some(format!("the last good manifest could not be written: {error}"));
+        } else {
+            core.last_good_damaged = None;
+        }
+        core.adopted = Some(document);
+    }
+
+    /// Refuses what changes keys while the manifest is not known to be the newest.
+    pub(super) fn gates_open(core: &Core) -> Result<(), Problem> {
+        match &core.diverged {
+            Some(divergence) => Err(conflict(format!(
+                "{divergence}; settle it first with `manifest/republish` or `manifest/confirm`"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the next revision, writes it by compare-and-swap, adopts it and puts it into service.
+    /// `more` are versions just made, which vouch too.
+    pub(super) async fn publish(
+        &self,
+        core: &mut Core,
+        manifest: Manifest,
+        more: &[Arc<Validated>],
+    ) -> Result<(), Problem> {
+        Self::gates_open(core)?;
+        let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
+        let document = revise::seal(manifest, &vouching)
+            .map_err(|error| internal(&format!("the next manifest is not well-formed: {error}")))?;
+        self.append(core, &document).await?;
+        core.ahead.clear();
+        self.keep(core, document);
+        self.rebuild(core);
+        Ok(())
+    }
+
+    /// Appends to the chain. After an error whose outcome is unknown, what is stored decides.
+    async fn append(&self, core: &mut Core, document: &ManifestDocument) -> Result<(), Problem> {
+        let key = key(document.manifest().revision);
+        let error = match self.metadata.swap(&key, None, document.canonical()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match self.metadata.get(&key).await {
+            Ok(Some(record)) if record.value == document.canonical() => Ok(()),
+            Ok(Some(_)) => {
+                self.look_ahead(core).await;
+                Err(conflict("another node wrote the next revision first; look again and repeat"))
+            }
+            Ok(None) | Err(_) => Err(store_problem(&error)),
+        }
+    }
+
+    /// `confirm`: an operator vouches for exactly this stored manifest.
+    pub(crate) async fn confirm(&self, revision: u64, digest: Digest) -> Result<ManifestAnswer, Problem> {
+        let mut core = self.core.lock().await;
+        let record = self.metadata.get(&key(revision)).await.map_err(|error| store_problem(&error))?;
+        let record = record.ok_or_else(|| conflict(format!("the store has no revision {revision}")))?;
+        let document = parse(&record, revision).map_err(|divergence| conflict(divergence.to_string()))?;
+        if document.digest() != digest {
+            return Err(conflict(format!("the digest of revision {revision} is {}", document.digest())));
+        }
+        if core.loaded.is_empty() {
+            // Verified by the keys themselves when they come.
+            core.confirmed = Some((revision, digest));
+            core.adopted = None;
+            core.diverged = None;
+            core.ahead = vec![document];
+            return Ok(ManifestAnswer { revision, digest });
+        }
+        let loaded = &core.loaded;
+        adopt::stands(&document, |version| loaded.get(&version).map(AsRef::as_ref))
+            .map_err(|divergence| conflict(divergence.to_string()))?;
+        core.ahead.clear();
+        self.keep(&mut core, document);
+        self.look_ahead(&mut core).await;
+        self.rebuild(&mut core);
+        Ok(ManifestAnswer { revision, digest })
+    }
+
+    /// `republish`: this unlocked node's manifest, above the highest revision that was seen.
+    pub(crate) async fn republish(&self) -> Result<ManifestAnswer, Problem> {
+        let mut core = self.core.lock().await;
+        core.primary()?;
+        let current = core.manifest()?.clone();
+        let stored = self.highest_stored().await.map_err(|error| store_problem(&error))?;
+        if core.diverged.take().is_none() && stored == current.manifest().revision {
+            return Ok(ManifestAnswer { revision: stored, digest: current.digest() });
+        }
+        let mut manifest = revise::next(&current);
+        manifest.revision = manifest.revision.max(stored + 1);
+        self.publish(&mut core, manifest, &[]).await?;
+        let (revision, digest) = adopt::identity(core.manifest()?);
+        tracing::warn!(revision, "the manifest was published again above everything that was seen");
+        Ok(ManifestAnswer { revision, digest })
+    }
+}

@@ -1,0 +1,92 @@
+//! What a node keeps in `data_dir` besides the metadata store: the last good manifest, and that it was unlocked.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use keymoot_types::manifest::ManifestDocument;
+
+/// Longer than a manifest of 255 holders and hundreds of versions.
+const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The files of one node.
+pub(crate) struct Files {
+    data_dir: PathBuf,
+}
+
+/// What stood in the place of the last good manifest.
+pub(crate) enum LastGood {
+    /// There never was one, or it was removed.
+    Absent,
+    /// The manifest.
+    Good(ManifestDocument),
+    /// Something that is no manifest: why.
+    Damaged(String),
+}
+
+impl Files {
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.into() }
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.data_dir.join("manifest.json")
+    }
+
+    fn unlocked(&self) -> PathBuf {
+        self.data_dir.join("unlocked-once")
+    }
+
+    /// A file whose presence pauses every job on this node.
+    pub(crate) fn kill_switch(&self) -> PathBuf {
+        self.data_dir.join("pause-rekey")
+    }
+
+    /// Reads the last good manifest.
+    pub(crate) fn last_good(&self) -> LastGood {
+        let path = self.manifest();
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return LastGood::Absent,
+            Err(error) => return LastGood::Damaged(format!("{}: {error}", path.display())),
+            Ok(facts) if facts.len() > MANIFEST_BYTES_MAX => {
+                return LastGood::Damaged(format!("{} has {} bytes", path.display(), facts.len()));
+            }
+            Ok(_) => {}
+        }
+        let read = fs::read(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| ManifestDocument::parse(&bytes).map_err(|error| error.to_string()));
+        match read {
+            Ok(document) => LastGood::Good(document),
+            Err(error) => LastGood::Damaged(format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// Writes it atomically: a crash leaves the old one or the new one.
+    pub(crate) fn write_last_good(&self, document: &ManifestDocument) -> io::Result<()> {
+        self.write_atomically(&self.manifest(), document.canonical())
+    }
+
+    /// Whether this keyring was ever unlocked here: from then on `init` is over.
+    pub(crate) fn was_unlocked(&self) -> bool {
+        self.unlocked().exists()
+    }
+
+    /// Remembers that it was.
+    pub(crate) fn remember_unlocked(&self) -> io::Result<()> {
+        if self.was_unlocked() { Ok(()) } else { self.write_atomically(&self.unlocked(), b"") }
+    }
+
+    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        // The name itself is durable only once the directory is.
+        File::open(&self.data_dir)?.sync_all()
+    }
+}

@@ -1,0 +1,344 @@
+//! One node: what it knows, what it has collected, what it serves with.
+//!
+//! # Layout
+//!
+//! [`Node`] holds a [`Core`] behind one lock; services never touch it, they read the [`Serving`] snapshot that
+//! [`Node::rebuild`] swaps whole. One file a ceremony: `init`, `unlock`, `prove`, `request`, `rotate`, `retire`;
+//! `chain` follows and extends the manifest, `pulse` does what comes round, `status` says how things stand.
+
+mod census;
+mod chain;
+mod files;
+mod init;
+mod moment;
+mod prove;
+mod pulse;
+mod record;
+mod rekey;
+mod reload;
+mod request;
+mod retire;
+mod rotate;
+mod status;
+mod unlock;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use keymoot_api::{Problem, init::Package, status::Sample};
+use keymoot_keyring::Keyring;
+use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, revise};
+use keymoot_rekey::{Jobs, Setup};
+use keymoot_storage::metadata::{Metadata, MetadataError};
+use keymoot_types::{
+    ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState,
+    manifest::ManifestDocument,
+};
+use tokio::sync::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{files::Files, prove::Proofs, record::Loaded, request::OpenRequest};
+use crate::{
+    config::Config,
+    serving::{LastUse, Serving, VersionFacts},
+};
+
+/// The daemon's heart. Handlers call its ceremonies; everything it needs from outside comes in here.
+pub struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) config: ArcSwap<Config>,
+    metadata: Arc<dyn Metadata>,
+    serving: Arc<ArcSwap<Serving>>,
+    last_use: Arc<LastUse>,
+    core: Mutex<Core>,
+    files: Files,
+    started: Instant,
+    pub(crate) jobs: Jobs,
+    sources: Arc<rekey::OpenSources>,
+    this: Weak<Self>,
+    census_running: AtomicBool,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What changes, under one lock.
+pub(crate) struct Core {
+    /// The manifest that this node has adopted.
+    adopted: Option<ManifestDocument>,
+    /// Stored revisions that follow it by their digests and are not verified yet: good for collecting shares.
+    ahead: Vec<ManifestDocument>,
+    /// A revision and digest that an operator confirmed.
+    confirmed: Option<(u64, Digest)>,
+    /// Why the store's manifest is not followed.
+    diverged: Option<Divergence>,
+    /// Why the store does not answer.
+    store_away: Option<String>,
+    /// Why the last good manifest could not be read.
+    last_good_damaged: Option<String>,
+    unlock: Unlock,
+    loaded: Loaded,
+    /// The versions that an operator named as lost, for this boot.
+    missing: Vec<KeyVersion>,
+    request: Option<OpenRequest>,
+    packages: BTreeMap<KeyVersion, (Monotonic, Vec<Package>)>,
+    proofs: Proofs,
+    canaries_failed: Vec<(KeyVersion, KeyName)>,
+    elapsed: Elapsed,
+    clock_resumed: bool,
+    /// Last uses that were recorded before this boot, in service time.
+    last_use: BTreeMap<KeyVersion, Duration>,
+    samples: Vec<Sample>,
+}
+
+impl Node {
+    /// Reads what is known and starts sealed. The store may be away: the last good manifest is enough.
+    pub async fn boot(
+        config: Config,
+        metadata: Arc<dyn Metadata>,
+        serving: Arc<ArcSwap<Serving>>,
+        last_use: Arc<LastUse>,
+    ) -> Arc<Self> {
+        let files = Files::new(&config.data_dir);
+        let stop = CancellationToken::new();
+        let sources = Arc::new(rekey::OpenSources::default());
+        for refused in sources.open(config.source_specs()) {
+            tracing::error!(refused, "a source can't be used");
+        }
+        let jobs = Jobs::new(Setup {
+            metadata: metadata.clone(),
+            keys: Arc::new(rekey::InService(serving.clone())),
+            sources: sources.clone(),
+            kill_switch: files.kill_switch(),
+            brake: None,
+            shutdown: stop.clone(),
+        });
+        let node = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            name: config.cluster.node.clone(),
+            jobs,
+            sources,
+            config: ArcSwap::from_pointee(config),
+            metadata,
+            serving,
+            last_use,
+            core: Mutex::new(Core::default()),
+            files,
+            started: Instant::now(),
+            census_running: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            stop,
+        });
+        {
+            let mut core = node.core.lock().await;
+            node.load_last_good(&mut core);
+            node.look_ahead(&mut core).await;
+            node.rebuild(&mut core);
+        }
+        node
+    }
+
+    /// A monotonic reading: time since this boot.
+    fn now(&self) -> Monotonic {
+        self.started.elapsed()
+    }
+
+    /// Puts what is loaded into service: builds the keyring, proves it by its canaries, swaps it in, and only
+    /// then says so, from what it holds.
+    fn rebuild(&self, core: &mut Core) {
+        let config = self.config.load();
+        let keys = config.key_names();
+        let state = core.state();
+        let unlocked = matches!(state, NodeState::Unlocked | NodeState::Degraded);
+        let manifest = core.adopted.as_ref().map(|document| document.manifest().clone());
+        let Some(manifest) = manifest else {
+            self.serving.store(Arc::new(Serving::sealed(state, keys, self.last_use.clone())));
+            return;
+        };
+        let versions = manifest
+            .versions
+            .iter()
+            .map(|record| VersionFacts {
+                version: record.version,
+                key_id: record.key_id,
+                state: record.state,
+                retirement: record.retirement.clone(),
+            })
+            .collect();
+        let mut serving = Serving {
+            primary: Some(manifest.primary),
+            versions,
+            ..Serving::sealed(state, keys.clone(), self.last_use.clone())
+        };
+        core.canaries_failed.clear();
+        if unlocked {
+            let encrypts = core
+                .missing
+                .iter()
+                .filter_map(|version| manifest.version(*version))
+                .all(|record| record.given_up.is_some());
+            let primary = Some(manifest.primary).filter(|_| encrypts);
+            let keyring = Arc::new(Keyring::new(core.loaded.values().cloned(), primary, &keys));
+            core.canaries_failed = failed_canaries(&keyring, &manifest, &keys);
+            serving.proved = keyring
+                .versions()
+                .map(|(version, _)| version)
+                .filter(|version| !core.canaries_failed.iter().any(|(failed, _)| failed == version))
+                .collect();
+            serving.keyring = Some(keyring);
+        }
+        let held: Vec<_> = serving.keyring.iter().flat_map(|keyring| keyring.versions()).collect();
+        let primary = serving.keyring.as_ref().and_then(|keyring| keyring.primary());
+        let proved = serving.proved.clone();
+        self.serving.store(Arc::new(serving));
+        if unlocked {
+            tracing::info!(
+                revision = manifest.revision,
+                versions = ?held.iter().map(|(version, key_id)| format!("v{version} {key_id}")).collect::<Vec<_>>(),
+                encrypts_with = primary.map(|version| version.get()),
+                canaries_decrypt = ?proved,
+                "keyring in service"
+            );
+        }
+        for (version, key) in &core.canaries_failed {
+            tracing::error!(version = version.get(), %key, "a canary does not decrypt: this version proves nothing");
+        }
+    }
+}
+
+/// Opens every canary through the path that services use.
+fn failed_canaries(
+    keyring: &Keyring,
+    manifest: &keymoot_types::Manifest,
+    keys: &[KeyName],
+) -> Vec<(KeyVersion, KeyName)> {
+    manifest
+        .canaries
+        .iter()
+        .filter(|canary| keyring.holds(canary.version) && keys.contains(&canary.key))
+        .filter(|canary| {
+            let text = revise::canary_text(canary.version, &canary.key);
+            let opened = keymoot_types::Value::parse(&canary.value)
+                .ok()
+                .and_then(|value| keyring.decrypt(&canary.key, &value, b"").ok());
+            opened.is_none_or(|opened| opened.as_slice() != text.as_bytes())
+        })
+        .map(|canary| (canary.version, canary.key.clone()))
+        .collect()
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self {
+            adopted: None,
+            ahead: Vec::new(),
+            confirmed: None,
+            diverged: None,
+            store_away: None,
+            last_good_damaged: None,
+            unlock: Unlock::default(),
+            loaded: Loaded::new(),
+            missing: Vec::new(),
+            request: None,
+            packages: BTreeMap::new(),
+            proofs: Proofs::default(),
+            canaries_failed: Vec::new(),
+            elapsed: Elapsed::default(),
+            clock_resumed: false,
+            last_use: BTreeMap::new(),
+            samples: Vec::new(),
+        }
+    }
+}
+
+impl Core {
+    /// The manifest that parts are judged by: the newest that follows what was adopted.
+    fn target(&self) -> Option<&ManifestDocument> {
+        self.ahead.last().or(self.adopted.as_ref())
+    }
+
+    /// The adopted manifest, or why there is none.
+    fn manifest(&self) -> Result<&ManifestDocument, Problem> {
+        self.adopted.as_ref().ok_or_else(|| match &self.ahead[..] {
+            [] => Problem::new(ErrorCode::Conflict, "there is no keyring yet; `keymoot init` makes one"),
+            _ => sealed(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> NodeState {
+        if !self.loaded.is_empty() {
+            return if self.missing.is_empty() { NodeState::Unlocked } else { NodeState::Degraded };
+        }
+        if self.target().is_none() {
+            NodeState::Uninitialised
+        } else if self.unlock.is_empty() {
+            NodeState::Sealed
+        } else {
+            NodeState::Unlocking
+        }
+    }
+
+    /// The key that encrypts and vouches, or why there is none.
+    fn primary(&self) -> Result<Arc<keymoot_keyring::Validated>, Problem> {
+        let primary = self.manifest()?.manifest().primary;
+        self.loaded.get(&primary).cloned().ok_or_else(|| {
+            if self.loaded.is_empty() {
+                sealed()
+            } else {
+                let detail = format!("v{primary} is the primary and is not loaded here");
+                Problem::new(ErrorCode::KeyVersionUnavailable, detail).with_version(primary)
+            }
+        })
+    }
+
+    fn record(&self, version: KeyVersion) -> Result<&keymoot_types::manifest::VersionRecord, Problem> {
+        self.manifest()?.manifest().version(version).ok_or_else(|| {
+            Problem::new(ErrorCode::NotFound, format!("this keyring has never had a v{version}"))
+        })
+    }
+
+    /// The time that destructive waits are measured in.
+    fn service_time(&mut self, now: Monotonic) -> Duration {
+        self.elapsed.observe(now, wall_clock())
+    }
+}
+
+/// The one place where the wall clock is read: for people to read, never for a decision alone.
+#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
+pub(crate) fn wall_clock() -> Timestamp {
+    Timestamp::now()
+}
+
+fn sealed() -> Problem {
+    Problem::new(ErrorCode::Sealed, "the node is sealed; keyholders unlock it with `keymoot unlock`")
+}
+
+fn store_problem(error: &MetadataError) -> Problem {
+    match error {
+        MetadataError::Changed { .. } => {
+            Problem::new(ErrorCode::Conflict, "somebody else changed it at the same time; look again and repeat")
+        }
+        _ => Problem::new(ErrorCode::StoreUnavailable, format!("nothing was changed: {error}")),
+    }
+}
+
+fn conflict(detail: impl Into<String>) -> Problem {
+    Problem::new(ErrorCode::Conflict, detail)
+}
+
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(ErrorCode::BadRequest, detail)
+}
+
+fn internal(what: &str) -> Problem {
+    Problem::new(ErrorCode::Internal, format!("{what}; please report it"))
+}
+
+/// Whether a version of this state takes part in unlocking at all.
+fn may_be_loaded(state: VersionState) -> bool {
+    !matches!(state, VersionState::Retired | VersionState::Aborted)
+}

@@ -1,0 +1,153 @@
+//! When something happened, in service time; and the service time itself, which outlives a restart.
+//!
+//! See [`keymoot_quorum::elapsed`]. A record that is missing or not vouched for makes a wait longer, never
+//! shorter.
+
+use std::time::Duration;
+
+use keymoot_types::KeyVersion;
+use serde::{Deserialize, Serialize};
+
+use super::{Core, Node, record};
+
+/// What a wait begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The version stopped encrypting on every member.
+    Stopped,
+    /// The version was retired.
+    Retired,
+}
+
+pub(super) const PREFIX: &str = "moment/";
+const CLOCK: &str = "clock/";
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    at_ms: u64,
+}
+
+/// This node's service time and last uses, as of its last pulse.
+#[derive(Serialize, Deserialize)]
+struct Clock {
+    total_ms: u64,
+    /// Whether the node stopped in order; else last uses may have been lost.
+    clean: bool,
+    last_use: Vec<LastUse>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LastUse {
+    version: KeyVersion,
+    at_ms: u64,
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Moment {
+    fn key(self, version: KeyVersion) -> String {
+        let what = match self {
+            Self::Stopped => "stopped",
+            Self::Retired => "retired",
+        };
+        format!("{PREFIX}{what}/{:010}", version.get())
+    }
+}
+
+impl Node {
+    /// Notes that it happened now.
+    pub(super) async fn note_moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) {
+        let Ok(primary) = core.primary() else { return };
+        let key = moment.key(version);
+        let at_ms = ms(core.service_time(self.now()));
+        if let Some(bytes) = record::seal(&key, &Stored { at_ms }, &primary)
+            && let Err(error) = self.metadata.put(&key, &bytes).await
+        {
+            // Without the record the wait begins when it is first asked for.
+            tracing::warn!(%error, key, "the beginning of a wait could not be recorded");
+        }
+    }
+
+    /// When it happened; now, and noted, where no record that can be believed says so.
+    pub(super) async fn moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) -> Option<Duration> {
+        let key = moment.key(version);
+        let now = core.service_time(self.now());
+        let stored = match self.metadata.get(&key).await {
+            Ok(stored) => stored,
+            Err(_) => return None,
+        };
+        let believed = stored
+            .and_then(|stored| record::open::<Stored>(&key, &stored.value, &core.loaded).ok())
+            .map(|stored| Duration::from_millis(stored.at_ms));
+        if believed.is_none() {
+            self.note_moment(core, moment, version).await;
+        }
+        Some(believed.unwrap_or(now))
+    }
+
+    fn clock_key(&self) -> String {
+        format!("{CLOCK}{}", self.name)
+    }
+
+    /// Goes on with the service time of earlier boots.
+    pub(super) async fn resume_clock(&self, core: &mut Core) {
+        let key = self.clock_key();
+        let Ok(stored) = self.metadata.get(&key).await else { return };
+        let stored = stored.and_then(|stored| record::open::<Clock>(&key, &stored.value, &core.loaded).ok());
+        if !core.clock_resumed {
+            let before = stored.as_ref().map_or(Duration::ZERO, |clock| Duration::from_millis(clock.total_ms));
+            // Time of this boot while it was sealed may already be in the record; it is counted once.
+            core.elapsed = keymoot_quorum::elapsed::Elapsed::resume(before.max(core.elapsed.total()));
+            core.clock_resumed = true;
+        }
+        let now = core.service_time(self.now());
+        let clean = stored.as_ref().is_some_and(|clock| clock.clean);
+        let versions: Vec<_> = core.loaded.keys().copied().collect();
+        for version in versions {
+            let recorded = stored
+                .as_ref()
+                .and_then(|clock| clock.last_use.iter().find(|last| last.version == version))
+                .map(|last| Duration::from_millis(last.at_ms));
+            // After a crash uses of the last minute may be missing: the quiet period counts from here.
+            let at = if clean { recorded } else { Some(now) };
+            if let Some(at) = at {
+                core.last_use.insert(version, at);
+            }
+        }
+        self.write_clock(core, false).await;
+    }
+
+    /// Makes the service time and the last uses durable.
+    pub(super) async fn write_clock(&self, core: &mut Core, clean: bool) {
+        if !core.clock_resumed {
+            return;
+        }
+        let Ok(primary) = core.primary() else { return };
+        let now = core.service_time(self.now());
+        let last_use = self.last_uses(core, now);
+        let clock = Clock {
+            total_ms: ms(now),
+            clean,
+            last_use: last_use.iter().map(|(version, at)| LastUse { version: *version, at_ms: ms(*at) }).collect(),
+        };
+        let key = self.clock_key();
+        if let Some(bytes) = record::seal(&key, &clock, &primary)
+            && let Err(error) = self.metadata.put(&key, &bytes).await
+        {
+            tracing::debug!(%error, "the service time could not be recorded");
+        }
+    }
+
+    /// When each version last authenticated something that a service sent, in service time, ascending.
+    pub(super) fn last_uses(&self, core: &Core, now: Duration) -> Vec<(KeyVersion, Duration)> {
+        let mut last_uses = core.last_use.clone();
+        for (version, instant) in self.last_use.snapshot() {
+            let at = now.saturating_sub(instant.elapsed());
+            let last = last_uses.entry(version).or_insert(at);
+            *last = at.max(*last);
+        }
+        last_uses.into_iter().collect()
+    }
+}

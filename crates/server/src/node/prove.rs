@@ -1,0 +1,130 @@
+//! `prove`: a share is compared with its digest, recorded and wiped. Activation counts these proofs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use keymoot_api::{
+    Problem,
+    unlock::{AcceptedPart, PartsAnswer, PartsRequest},
+};
+use keymoot_quorum::judge::judge;
+use keymoot_types::{HolderName, KeyVersion};
+use serde::{Deserialize, Serialize};
+
+use super::{Core, Node, record, store_problem, unlock, wall_clock};
+
+pub(super) const PREFIX: &str = "proof/";
+
+/// One holder's proof of one version, under one share set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proof {
+    pub(crate) version: KeyVersion,
+    pub(crate) holder: HolderName,
+    pub(crate) set: u32,
+    pub(crate) at: Timestamp,
+}
+
+/// Who has proved what: what is recorded, and what waits to be.
+#[derive(Default)]
+pub(super) struct Proofs {
+    recorded: BTreeMap<(KeyVersion, HolderName), Proof>,
+    unwritten: Vec<Proof>,
+}
+
+impl Proofs {
+    /// Notes a proof that can't be recorded yet: a sealed node has no key to vouch with.
+    pub(super) fn note(&mut self, version: KeyVersion, holder: &HolderName, set: u32) {
+        self.unwritten.push(Proof { version, holder: holder.clone(), set, at: wall_clock() });
+    }
+
+    pub(super) fn forget_unwritten(&mut self) {
+        self.unwritten.clear();
+    }
+
+    /// When this holder last proved this version.
+    pub(super) fn of(&self, version: KeyVersion, holder: &HolderName) -> Option<&Proof> {
+        self.recorded.get(&(version, holder.clone()))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Proof> {
+        self.recorded.values()
+    }
+
+    fn insert(&mut self, proof: Proof) {
+        self.recorded.insert((proof.version, proof.holder.clone()), proof);
+    }
+}
+
+impl Core {
+    /// Who has proved each version under its present share set.
+    pub(super) fn proved(&self) -> BTreeMap<KeyVersion, BTreeSet<HolderName>> {
+        let mut proved: BTreeMap<KeyVersion, BTreeSet<HolderName>> = BTreeMap::new();
+        for proof in self.proofs.all() {
+            if self.record(proof.version).is_ok_and(|record| record.share_set.set == proof.set) {
+                proved.entry(proof.version).or_default().insert(proof.holder.clone());
+            }
+        }
+        proved
+    }
+}
+
+impl Node {
+    /// Checks, records and wipes. Proving again is fine.
+    pub(crate) async fn prove_parts(&self, request: PartsRequest, named: bool) -> Result<PartsAnswer, Problem> {
+        unlock::bounded(&request)?;
+        let mut core = self.core.lock().await;
+        core.primary()?;
+        let manifest = core.manifest()?.manifest().clone();
+        let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+        for (name, text) in &request.parts.0 {
+            match judge(&manifest, name, text) {
+                Ok(part) => {
+                    let version = part.share.version();
+                    core.proofs.note(version, &part.holder, part.set);
+                    accepted.push(AcceptedPart { version, holder: part.holder });
+                }
+                Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
+            }
+        }
+        self.write_proofs(&mut core).await?;
+        for part in &accepted {
+            tracing::info!(version = part.version.get(), holder = %part.holder, "possession proved and recorded");
+        }
+        Ok(self.parts_answer(&core, accepted, rejected, named))
+    }
+
+    /// Records the proofs that wait, each with a mac; what could not be recorded goes on waiting.
+    pub(super) async fn write_proofs(&self, core: &mut Core) -> Result<(), Problem> {
+        let primary = core.primary()?;
+        while let Some(proof) = core.proofs.unwritten.last().cloned() {
+            let key = format!("{PREFIX}{:010}/{}/{}", proof.version.get(), proof.set, proof.holder);
+            if let Some(bytes) = record::seal(&key, &proof, &primary) {
+                self.metadata.put(&key, &bytes).await.map_err(|error| store_problem(&error))?;
+                if let Some((_, packages)) = core.packages.get_mut(&proof.version) {
+                    packages.retain(|package| package.holder != proof.holder);
+                }
+                core.proofs.insert(proof);
+            }
+            core.proofs.unwritten.pop();
+        }
+        Ok(())
+    }
+
+    /// Reads what was recorded before this boot, and records what this unlock has proved.
+    pub(super) async fn load_proofs(&self, core: &mut Core) {
+        match self.metadata.list(PREFIX).await {
+            Ok(records) => {
+                for stored in records {
+                    match record::open::<Proof>(&stored.key, &stored.value, &core.loaded) {
+                        Ok(proof) => core.proofs.insert(proof),
+                        Err(error) => tracing::warn!(%error, "a proof is not counted"),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the proofs could not be read; tried again later"),
+        }
+        if let Err(problem) = self.write_proofs(core).await {
+            tracing::warn!(%problem, "proofs of this unlock could not be recorded; tried again later");
+        }
+    }
+}

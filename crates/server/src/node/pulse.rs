@@ -1,0 +1,119 @@
+//! What comes round: expired parts, the service time, the store, the end of a hold.
+
+use std::{sync::Arc, time::Duration};
+
+use keymoot_types::VersionState;
+use metrics::gauge;
+use tokio::time::MissedTickBehavior;
+
+use super::{Core, Node, moment::Moment};
+
+const PULSE: Duration = Duration::from_secs(1);
+/// Every so many pulses the store is looked at and the service time made durable.
+const LOOK_EVERY: u64 = 5;
+/// Less than what the listeners' runtimes get.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Node {
+    /// Starts the pulse; it ends with [`Node::stop`].
+    pub(crate) fn start_pulse(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut interval = tokio::time::interval(PULSE);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut beats: u64 = 0;
+            loop {
+                tokio::select! {
+                    () = node.stop.cancelled() => break,
+                    _ = interval.tick() => {}
+                }
+                beats += 1;
+                node.beat(beats % LOOK_EVERY == 0).await;
+            }
+        });
+    }
+
+    async fn beat(&self, look: bool) {
+        let mut core = self.core.lock().await;
+        for (version, holder) in core.unlock.expire(self.now()) {
+            tracing::info!(version = version.get(), %holder, "a part expired and was wiped");
+        }
+        self.expire_packages(&mut core);
+        core.service_time(self.now());
+        if !look {
+            return;
+        }
+        let before = core.adopted.as_ref().map(|document| document.manifest().revision);
+        self.look_ahead(&mut core).await;
+        if core.adopted.as_ref().map(|document| document.manifest().revision) != before {
+            self.drop_retired(&mut core);
+            self.rebuild(&mut core);
+        }
+        if core.loaded.is_empty() || core.store_away.is_some() {
+            return;
+        }
+        if !core.clock_resumed {
+            self.resume_clock(&mut core).await;
+        }
+        if let Err(problem) = self.write_proofs(&mut core).await {
+            tracing::debug!(%problem, "proofs wait to be recorded");
+        }
+        self.write_clock(&mut core, false).await;
+        self.catch_up(&mut core).await;
+        self.look_at_holds(&mut core).await;
+    }
+
+    /// Wipes what the adopted manifest has taken out of use.
+    pub(super) fn drop_retired(&self, core: &mut Core) {
+        let Some(document) = core.adopted.clone() else { return };
+        core.loaded.retain(|version, _| {
+            document.manifest().version(*version).is_some_and(|record| {
+                !matches!(record.state, VersionState::Retired | VersionState::Aborted)
+            })
+        });
+    }
+
+    /// A hold that is over ends with one more conclusive census.
+    async fn look_at_holds(&self, core: &mut Core) {
+        let Ok(document) = core.manifest().cloned() else { return };
+        let hold = self.config.load().retire.hold;
+        for record in &document.manifest().versions {
+            let held = record.state == VersionState::Retired
+                && record.retirement.as_ref().is_some_and(|retirement| {
+                    retirement.hold_ended.is_none() && retirement.override_reason.is_none()
+                });
+            if !held {
+                continue;
+            }
+            let Some(retired) = self.moment(core, Moment::Retired, record.version).await else { continue };
+            let over = retired + hold;
+            if core.service_time(self.now()) >= over {
+                self.end_hold(core, record.version, over).await;
+            }
+        }
+    }
+
+    /// Stops background work behind its present step, records the last of it and wipes every key.
+    pub(crate) async fn shut_down(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(self.tasks.wait(), self.jobs.stopped()) }).await.is_err()
+        {
+            tracing::warn!("background work did not stop in time; it goes on at its checkpoint");
+        }
+        self.seal().await;
+    }
+
+    /// Gauges that are read when somebody looks.
+    pub(crate) fn measure(&self) {
+        let serving = self.serving.load();
+        let unlocked = serving.keyring.is_some();
+        gauge!("keymoot_unlocked").set(f64::from(u8::from(unlocked)));
+        gauge!("keymoot_ready").set(f64::from(u8::from(self.ready().ready)));
+        for facts in &serving.versions {
+            let loaded = serving.keyring.as_ref().is_some_and(|keyring| keyring.holds(facts.version));
+            let labels = [("version", facts.version.to_string()), ("state", facts.state.to_string())];
+            gauge!("keymoot_key_version_loaded", &labels).set(f64::from(u8::from(loaded)));
+        }
+    }
+}

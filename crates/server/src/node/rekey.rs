@@ -1,0 +1,123 @@
+//! What the rekey worker is given: the keyring in service and the sources that are declared.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keymoot_keyring::Keyring;
+use keymoot_rekey::{Keys, Sources, plan};
+use keymoot_storage::source::{Source, SourceSpec};
+use keymoot_types::{KeyVersion, SourceName};
+
+use super::{Node, wall_clock};
+use crate::serving::Serving;
+
+/// The keys in service, as the worker asks for them before every batch.
+pub(super) struct InService(pub(super) Arc<ArcSwap<Serving>>);
+
+impl Keys for InService {
+    fn keyring(&self) -> Option<Arc<Keyring>> {
+        self.0.load().keyring.clone()
+    }
+
+    fn declared(&self) -> Vec<KeyVersion> {
+        self.0.load().versions.iter().map(|facts| facts.version).collect()
+    }
+}
+
+/// The declared sources, opened: nothing is connected before it is used.
+#[derive(Default)]
+pub(super) struct OpenSources(ArcSwap<Vec<(SourceName, Arc<dyn Source>)>>);
+
+impl OpenSources {
+    /// Opens what is declared now. A source that can't be opened is left out and named.
+    pub(super) fn open(&self, specs: &[SourceSpec]) -> Vec<String> {
+        let mut refused = Vec::new();
+        let mut opened = Vec::new();
+        for spec in specs {
+            match keymoot_storage::open::open_source(spec.clone()) {
+                Ok(source) => opened.push((spec.name.clone(), source)),
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+        self.0.store(Arc::new(opened));
+        refused
+    }
+
+    pub(super) fn all(&self) -> Arc<Vec<(SourceName, Arc<dyn Source>)>> {
+        self.0.load_full()
+    }
+}
+
+impl Sources for OpenSources {
+    fn names(&self) -> Vec<SourceName> {
+        self.0.load().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn source(&self, name: &SourceName) -> Option<Arc<dyn Source>> {
+        self.0.load().iter().find(|(known, _)| known == name).map(|(_, source)| source.clone())
+    }
+}
+
+impl Node {
+    /// Decrypts a sample of real values of each version from every source that can be reached. The sources in
+    /// which a version was found and not one of its values authenticated are named.
+    pub(super) async fn sample_sources(&self) -> Vec<SourceName> {
+        let keys = InService(self.serving.clone());
+        let mut failed = Vec::new();
+        let mut samples = Vec::new();
+        for (name, source) in self.sources.all().iter() {
+            let found = match plan::sample(source.clone(), &keys).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "no sample was taken from this source");
+                    continue;
+                }
+            };
+            for sample in found {
+                let tried = sample.authenticated + sample.failed + sample.unavailable;
+                if sample.alarming() && !failed.contains(name) {
+                    tracing::error!(source = %name, version = sample.version.get(), tried, "not one sampled value authenticated");
+                    failed.push(name.clone());
+                }
+                samples.push(keymoot_api::status::Sample {
+                    source: name.clone(),
+                    version: sample.version,
+                    tried,
+                    authenticated: sample.authenticated,
+                    taken_at: wall_clock(),
+                });
+            }
+        }
+        self.core.lock().await.samples = samples;
+        failed
+    }
+
+    /// The same after an unlock: an alarm, never a condition.
+    pub(super) fn sample_in_background(&self) {
+        let Some(node) = self.this.upgrade() else { return };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = node.stop.cancelled() => {}
+                failed = node.sample_sources() => {
+                    let samples = node.core.lock().await.samples.clone();
+                    tracing::info!(samples = samples.len(), ?failed, "real values were sampled");
+                }
+            }
+        });
+    }
+
+    /// Jobs that ran go on by themselves.
+    pub(super) fn resume_jobs(&self) {
+        let Some(node) = self.this.upgrade() else { return };
+        self.tasks.spawn(async move {
+            match node.jobs.resume_all().await {
+                Ok(resumed) => {
+                    for id in resumed {
+                        tracing::info!(%id, "rekey job goes on at its checkpoint");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "jobs could not be looked up; tried again at the next unlock"),
+            }
+        });
+    }
+}

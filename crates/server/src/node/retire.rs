@@ -1,0 +1,310 @@
+//! `retire`: only with evidence. The version is wiped, a certificate says what was found and what was not looked
+//! at, and the hold begins.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use keymoot_api::{
+    Missing, Problem,
+    rotate::{RetireRequest, StepAnswer},
+    upkeep::CertificatesAnswer,
+};
+use keymoot_quorum::{
+    gate::{self, KeyLife, RetirementFacts},
+    revise,
+};
+use keymoot_rekey::{
+    Sources as _,
+    certificate::{Certificate, CertifiedCensus, Evidence, MaxAge},
+};
+use keymoot_types::{KeyVersion, Manifest, SourceName, VersionState};
+use serde_json::Value as Json;
+
+use super::{
+    Core, Node, bad_request, census, census::Taken, conflict, init, internal, moment, moment::Moment, prove, record, rotate,
+    store_problem, wall_clock,
+};
+
+const CERTIFICATES: &str = "certificate/";
+
+/// Everything that the gate looks at, read before it decides.
+struct Looked {
+    stopped: Option<Duration>,
+    now: Duration,
+    last_use: Option<Duration>,
+    censuses: Vec<Taken>,
+    sources: Vec<SourceName>,
+    configured: Vec<SourceName>,
+    quarantined: Vec<(SourceName, u64)>,
+    keys: Vec<KeyLife>,
+    gone: Vec<SourceName>,
+}
+
+impl Node {
+    /// Throws a version away, or says what is missing and starts the censuses that are.
+    pub(crate) async fn retire(&self, version: KeyVersion, request: RetireRequest) -> Result<StepAnswer, Problem> {
+        let mut core = self.core.lock().await;
+        core.primary()?;
+        self.look_ahead(&mut core).await;
+        Self::gates_open(&core)?;
+        match core.record(version)?.state {
+            VersionState::Retired => return Ok(rotate::step_answer(&core, version, request.dry_run)),
+            VersionState::DecryptOnly => {}
+            state => return Err(conflict(format!("v{version} is {state}; only a decrypt-only version is retired"))),
+        }
+        let manifest = core.manifest()?.manifest().clone();
+        let unknown = request
+            .gone
+            .iter()
+            .find(|name| !manifest.declared.sources.iter().any(|source| source.name == **name));
+        if let Some(name) = unknown {
+            return Err(bad_request(format!("source {name} was never declared, so it can't be gone")));
+        }
+        if let Some(name) = request.gone.iter().find(|name| self.sources.source(name).is_some()) {
+            return Err(bad_request(format!("source {name} is in the configuration, so it is not gone")));
+        }
+        let looked = self.look(&mut core, &manifest, version, &request.gone).await?;
+        let mut lacks = self.lacks(&core, &manifest, version, &looked);
+        if request.dry_run {
+            return Ok(StepAnswer { missing: lacks, ..rotate::step_answer(&core, version, true) });
+        }
+        if !lacks.is_empty() {
+            self.start_lacking_censuses(&mut lacks, &looked);
+            let detail = format!("v{version} is not retired: evidence is missing");
+            return Err(Problem::gate_refused(detail, lacks));
+        }
+        self.throw_away(&mut core, manifest, version, looked).await
+    }
+
+    async fn look(
+        &self,
+        core: &mut Core,
+        manifest: &Manifest,
+        version: KeyVersion,
+        gone: &[SourceName],
+    ) -> Result<Looked, Problem> {
+        let stopped = self.moment(core, Moment::Stopped, version).await;
+        let now = core.service_time(self.now());
+        let last_uses = self.last_uses(core, now);
+        let censuses = self.censuses(core).await?.into_iter().filter(|taken| taken.whole).collect();
+        let quarantined = self.jobs.quarantine_left().await.map_err(|error| conflict(error.to_string()))?;
+        let declared = &manifest.declared;
+        let gone: Vec<_> = declared
+            .sources
+            .iter()
+            .filter(|source| source.gone.is_some() || gone.contains(&source.name))
+            .map(|source| source.name.clone())
+            .collect();
+        let sources: Vec<_> =
+            declared.sources.iter().map(|source| source.name.clone()).filter(|name| !gone.contains(name)).collect();
+        let config = self.config.load();
+        let keys = declared
+            .keys
+            .iter()
+            .map(|key| {
+                let declared = config.keys.iter().find(|now| now.name == key.name).and_then(init::lifetime);
+                let recorded =
+                    key.lifetimes.iter().find(|life| life.version == version).map(|life| Duration::from_secs(life.max_age_s));
+                // A key that left the configuration keeps what it declared while the version encrypted.
+                let max_age = match (declared, recorded) {
+                    (Some(declared), Some(recorded)) => Some(declared.max(recorded)),
+                    (declared, recorded) => declared.or(recorded),
+                };
+                KeyLife { key: key.name.clone(), max_age }
+            })
+            .collect();
+        Ok(Looked {
+            stopped,
+            now,
+            last_use: last_uses.into_iter().find(|(used, _)| *used == version).map(|(_, at)| at),
+            censuses,
+            sources,
+            configured: self.sources.names(),
+            quarantined: quarantined.into_iter().collect(),
+            keys,
+            gone,
+        })
+    }
+
+    fn lacks(&self, core: &Core, manifest: &Manifest, version: KeyVersion, looked: &Looked) -> Vec<Missing> {
+        let retire = self.config.load().retire;
+        let censuses: Vec<_> = looked.censuses.iter().map(Taken::facts).collect();
+        let unsettled = manifest.members.iter().filter(|node| **node != self.name).cloned().collect();
+        let facts = RetirementFacts {
+            version,
+            unsettled,
+            stopped: looked.stopped,
+            now: looked.now,
+            max_write_delay: retire.max_write_delay,
+            quiet: retire.quiet,
+            last_use: looked.last_use,
+            censuses: &censuses,
+            census_running: self.census_running.load(Ordering::Acquire),
+            sources: &looked.sources,
+            configured: &looked.configured,
+            quarantined: &looked.quarantined,
+            keys: &looked.keys,
+            proofs: &core.proved(),
+        };
+        rotate::missing(gate::retirement(manifest, &facts))
+    }
+
+    /// Two more censuses, where the newest two are not clean and fresh and a new one could be.
+    fn start_lacking_censuses(&self, lacks: &mut Vec<Missing>, looked: &Looked) {
+        const OF_A_CENSUS: [&str; 5] =
+            ["census_stale", "census_inconclusive", "values_left", "unreadable_left", "quarantine_left"];
+        let wanted = lacks.iter().any(|lack| OF_A_CENSUS.contains(&lack.code.as_str()));
+        let delay = self.config.load().retire.max_write_delay;
+        let early = looked.now < gate::census_from(looked.stopped.unwrap_or(looked.now), delay);
+        if wanted && !early && self.spawn_censuses(2, None) && !lacks.iter().any(|lack| lack.code == "census_running") {
+            lacks.push(Missing::new("census_running", "two censuses were started; ask again when they are done"));
+        }
+    }
+
+    async fn throw_away(
+        &self,
+        core: &mut Core,
+        manifest: Manifest,
+        version: KeyVersion,
+        looked: Looked,
+    ) -> Result<StepAnswer, Problem> {
+        let at = wall_clock();
+        let mut next = revise::next(core.manifest()?);
+        revise::retire(&mut next, version, None, at).map_err(|error| conflict(error.to_string()))?;
+        for source in next.declared.sources.iter_mut().filter(|source| looked.gone.contains(&source.name)) {
+            source.gone.get_or_insert(at);
+        }
+        // What v9 vouched for must be believed when v9 is gone.
+        self.vouch_anew(core).await?;
+        let certificate = self.certificate(core, &manifest, version, looked, next.revision, at)?;
+        let key = format!("{CERTIFICATES}{:010}", version.get());
+        let bytes = serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
+        // Before the retirement: one without a certificate must not exist. It counts only once the manifest agrees.
+        self.metadata.put(&key, &bytes).await.map_err(|error| store_problem(&error))?;
+        self.publish(core, next, &[]).await?;
+        self.note_moment(core, Moment::Retired, version).await;
+        core.loaded.remove(&version);
+        self.rebuild(core);
+        let held: Vec<_> = core.loaded.keys().collect();
+        tracing::info!(version = version.get(), still_loaded = ?held, "version retired and wiped");
+        Ok(StepAnswer { certificate: Some(certificate), ..rotate::step_answer(core, version, false) })
+    }
+
+    fn certificate(
+        &self,
+        core: &Core,
+        manifest: &Manifest,
+        version: KeyVersion,
+        looked: Looked,
+        revision: u64,
+        at: Timestamp,
+    ) -> Result<Json, Problem> {
+        let primary = core.primary()?;
+        let newest = looked.censuses.len().saturating_sub(2);
+        let body = Certificate::from(Evidence {
+            keyring: manifest.keyring.clone(),
+            keyring_id: manifest.keyring_id,
+            version,
+            key_id: core.record(version)?.key_id,
+            retired_at: at,
+            by: primary.version(),
+            revision,
+            censuses: looked
+                .censuses
+                .into_iter()
+                .skip(newest)
+                .map(|taken| CertifiedCensus { begun_at: taken.begun_at, sources: taken.sources })
+                .collect(),
+            gone: looked.gone,
+            max_ages: looked
+                .keys
+                .into_iter()
+                .map(|life| MaxAge {
+                    key: life.key,
+                    max_age_s: life.max_age.map(|age| age.as_secs()).filter(|seconds| *seconds > 0),
+                })
+                .collect(),
+            quiet_s: looked.now.saturating_sub(looked.last_use.or(looked.stopped).unwrap_or(looked.now)).as_secs(),
+            override_reason: None,
+        });
+        let body = serde_json::to_value(body).map_err(|_| internal("a certificate could not be written"))?;
+        let canonical =
+            serde_json_canonicalizer::to_vec(&body).map_err(|_| internal("a certificate has no canonical form"))?;
+        let signature = STANDARD.encode(primary.sign(&canonical));
+        Ok(serde_json::json!({
+            "certificate": body,
+            "signed_by": {"version": primary.version(), "public_key": STANDARD.encode(primary.public_key())},
+            "signature": signature,
+        }))
+    }
+
+    /// Seals every record that a gate believes with the primary.
+    async fn vouch_anew(&self, core: &Core) -> Result<(), Problem> {
+        let primary = core.primary()?;
+        for prefix in [prove::PREFIX, census::PREFIX, moment::PREFIX] {
+            for stored in self.metadata.list(prefix).await.map_err(|error| store_problem(&error))? {
+                let Ok(payload) = record::open::<Json>(&stored.key, &stored.value, &core.loaded) else { continue };
+                if let Some(bytes) = record::seal(&stored.key, &payload, &primary) {
+                    self.metadata
+                        .swap(&stored.key, Some(stored.stamp), &bytes)
+                        .await
+                        .map_err(|error| store_problem(&error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a hold that is over, once one more conclusive census shows no value of the version.
+    pub(super) async fn end_hold(&self, core: &mut Core, version: KeyVersion, over: Duration) {
+        let Ok(censuses) = self.censuses(core).await else { return };
+        let Ok(document) = core.manifest().cloned() else { return };
+        let sources: Vec<_> =
+            document.manifest().declared.sources.iter().filter(|source| source.gone.is_none()).collect();
+        let clean = censuses.iter().any(|taken| {
+            taken.whole
+                && Duration::from_millis(taken.began_ms) >= over
+                && sources.iter().all(|declared| {
+                    taken.sources.iter().any(|found| found.name == declared.name && found.clean_of(version))
+                })
+        });
+        if !clean {
+            // One more, as long as none that is newer than the hold has been taken within the last minute.
+            let newest = censuses.iter().map(|taken| Duration::from_millis(taken.began_ms)).max();
+            let now = core.service_time(self.now());
+            if newest.is_none_or(|newest| newest < over || now.saturating_sub(newest) > Duration::from_secs(60)) {
+                self.spawn_censuses(1, None);
+            }
+            return;
+        }
+        let mut next = revise::next(&document);
+        if let Some(retirement) =
+            next.version_mut(version).and_then(|record| record.retirement.as_mut())
+        {
+            retirement.hold_ended = Some(wall_clock());
+        }
+        match self.publish(core, next, &[]).await {
+            Ok(()) => tracing::info!(version = version.get(), "the hold is over: the version is destroyed"),
+            Err(problem) => tracing::warn!(%problem, "the end of a hold could not be published; tried again later"),
+        }
+    }
+
+    /// `GET certificates`: of versions that are retired.
+    pub(crate) async fn certificates(&self) -> Result<CertificatesAnswer, Problem> {
+        let stored = self.metadata.list(CERTIFICATES).await.map_err(|error| store_problem(&error))?;
+        let core = self.core.lock().await;
+        let certificates = stored
+            .iter()
+            .filter_map(|stored| serde_json::from_slice::<Json>(&stored.value).ok())
+            .filter(|certificate| {
+                let version = certificate.pointer("/certificate/version").cloned();
+                version
+                    .and_then(|version| serde_json::from_value::<KeyVersion>(version).ok())
+                    .and_then(|version| core.record(version).ok())
+                    .is_some_and(|record| record.state == VersionState::Retired)
+            })
+            .collect();
+        Ok(CertificatesAnswer { certificates })
+    }
+}

@@ -1,0 +1,225 @@
+//! How things stand: what needs a person, and the way back that is open now.
+
+use keymoot_api::{
+    Problem,
+    rotate::{VersionDetail, VersionHolder, VersionsAnswer},
+    status::{LastProof, ManifestOrigin, ReadyAnswer, StatusAnswer},
+};
+use keymoot_quorum::adopt;
+use keymoot_types::{KeyVersion, Manifest, NodeState, VersionState};
+
+use super::{Core, Node, unlock, wall_clock};
+
+impl Node {
+    /// `GET status`. Names only for those who showed a token.
+    pub(crate) async fn status(&self, named: bool) -> StatusAnswer {
+        let core = self.core.lock().await;
+        let manifest = core.target().map(|document| document.manifest());
+        StatusAnswer {
+            node: self.name.clone(),
+            state: core.state(),
+            keyring: self.config.load().keyring.clone(),
+            keyring_id: manifest.map(|manifest| manifest.keyring_id),
+            revision: manifest.map_or(0, |manifest| manifest.revision),
+            manifest: if core.store_away.is_some() || core.diverged.is_some() {
+                ManifestOrigin::LastGood
+            } else {
+                ManifestOrigin::Store
+            },
+            versions: unlock::progress(&core, named),
+            needs: needs(&core),
+            way_back: way_back(&core),
+            peers: named.then(Vec::new),
+            sources: None,
+            samples: named.then(|| core.samples.clone()),
+            last_proofs: named.then(|| {
+                let proofs = core.proofs.all();
+                proofs
+                    .map(|proof| LastProof {
+                        version: proof.version,
+                        holder: proof.holder.clone(),
+                        proved_at: proof.at,
+                    })
+                    .collect()
+            }),
+        }
+    }
+
+    /// `GET /readyz`: from what is in service here, never from a store or a peer, and without the core's lock.
+    pub(crate) fn ready(&self) -> ReadyAnswer {
+        let serving = self.serving.load();
+        let mut why_not = Vec::new();
+        match &serving.keyring {
+            None => why_not.push(format!("the node is {}", serving.state)),
+            Some(keyring) => {
+                for (version, _) in keyring.versions().filter(|(version, _)| !serving.proved.contains(version)) {
+                    why_not.push(format!("a canary of v{version} does not decrypt"));
+                }
+            }
+        }
+        ReadyAnswer { ready: why_not.is_empty(), state: serving.state, why_not }
+    }
+
+    /// `GET versions`.
+    pub(crate) async fn versions(&self) -> Result<VersionsAnswer, Problem> {
+        let mut core = self.core.lock().await;
+        let now = core.service_time(self.now());
+        let last_uses = self.last_uses(&core, now);
+        let Some(target) = core.target() else { return Ok(VersionsAnswer { versions: vec![] }) };
+        let detail = |record: &keymoot_types::manifest::VersionRecord| VersionDetail {
+            version: record.version,
+            key_id: record.key_id,
+            state: record.state,
+            created: record.created,
+            required: record.state.required(),
+            validated: core.loaded.contains_key(&record.version),
+            threshold: record.share_set.threshold,
+            holders: record
+                .share_set
+                .holders
+                .iter()
+                .map(|holder| VersionHolder {
+                    name: holder.name.clone(),
+                    x: holder.x.get(),
+                    recipient: holder.recipient.clone(),
+                    proved_at: core
+                        .proofs
+                        .of(record.version, &holder.name)
+                        .filter(|proof| proof.set == record.share_set.set)
+                        .map(|proof| proof.at),
+                })
+                .collect(),
+            last_used: last_uses.iter().find(|(version, _)| *version == record.version).and_then(|(_, at)| {
+                wall_clock().checked_sub(jiff::SignedDuration::try_from(now.saturating_sub(*at)).ok()?).ok()
+            }),
+            retired_at: record.retirement.as_ref().map(|retirement| retirement.at),
+        };
+        Ok(VersionsAnswer { versions: target.manifest().versions.iter().map(detail).collect() })
+    }
+}
+
+fn list(versions: impl IntoIterator<Item = KeyVersion>) -> String {
+    versions.into_iter().map(|version| format!("v{version}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What needs a person, the most urgent first.
+fn needs(core: &Core) -> Vec<String> {
+    let mut needs = Vec::new();
+    if let Some(divergence) = &core.diverged {
+        needs.push(format!(
+            "the metadata store and this node disagree: {divergence}; gates are shut. From an unlocked node \
+             `POST /v1/manifest/republish`, or `confirm` the stored revision"
+        ));
+    }
+    if let Some(why) = &core.last_good_damaged {
+        needs.push(format!("the last good manifest: {why}"));
+    }
+    if let Some(why) = &core.store_away {
+        needs.push(format!("the metadata store does not answer ({why}); decryption goes on, ceremonies wait"));
+    }
+    let Some(target) = core.target() else {
+        needs.push("there is no keyring yet: `keymoot init` makes one".into());
+        return needs;
+    };
+    if core.adopted.is_none() {
+        let (revision, digest) = adopt::identity(target);
+        if core.confirmed != Some((revision, digest)) {
+            needs.push(format!(
+                "this node has no manifest of its own: an operator confirms revision {revision} with digest {digest}"
+            ));
+        }
+    }
+    needs.extend(needs_of_versions(core, target.manifest()));
+    needs
+}
+
+fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
+    let mut needs = Vec::new();
+    for record in manifest.required() {
+        if core.loaded.contains_key(&record.version) || core.missing.contains(&record.version) {
+            continue;
+        }
+        let progress = core.unlock.progress(record);
+        if !progress.validated {
+            let (version, have, threshold) = (record.version, progress.have, progress.threshold);
+            needs.push(format!("v{version} is required and not loaded: {have} of {threshold} shares are here"));
+        }
+    }
+    if !core.missing.is_empty() {
+        needs.push(format!("this node runs without {}: bring it back, or roll back", list(core.missing.clone())));
+    }
+    for (version, key) in &core.canaries_failed {
+        needs.push(format!("the canary of v{version} for {key} does not decrypt: values of it prove nothing here"));
+    }
+    let proved = core.proved();
+    for record in &manifest.versions {
+        let version = record.version;
+        match record.state {
+            VersionState::Staged => {
+                let none = Default::default();
+                let proved = proved.get(&version).unwrap_or(&none);
+                let lack =
+                    record.share_set.holders.iter().filter(|holder| !proved.contains(&holder.name)).count();
+                needs.push(if lack > 0 {
+                    format!("v{version} is staged: {lack} holders have not proved their share")
+                } else {
+                    format!("v{version} is staged and proved: load it with `unlock`, then activate it")
+                });
+            }
+            VersionState::Activating => {
+                needs.push(format!("v{version} is activating: activate it again, or abort it"));
+            }
+            VersionState::DecryptOnly => {
+                needs.push(format!("v{version} still decrypts: rekey its values, then retire it"));
+            }
+            _ => {}
+        }
+        let plain = record.share_set.holders.iter().filter(|holder| holder.recipient.is_none()).count();
+        if plain > 0 && record.state.required() {
+            needs.push(format!("v{version} counts as exposed: {plain} of its packages were plain"));
+        }
+    }
+    needs
+}
+
+/// The way back that is open now, in a sentence.
+fn way_back(core: &Core) -> String {
+    let Some(target) = core.target() else { return "nothing was made yet, so there is nothing to go back from".into() };
+    let manifest = target.manifest();
+    let of_state = |state: VersionState| {
+        manifest.versions.iter().filter(move |record| record.state == state).map(|record| record.version)
+    };
+    if core.state() == NodeState::Degraded {
+        let others: Vec<_> = of_state(VersionState::DecryptOnly).filter(|version| core.loaded.contains_key(version)).collect();
+        if core.missing.contains(&manifest.primary)
+            && let Some(back) = others.last()
+        {
+            return format!(
+                "`keymoot rotate rollback v{back}` with an override makes v{back} primary; or submit the missing shares"
+            );
+        }
+        return format!("submit the shares of {}", list(core.missing.clone()));
+    }
+    if let Some(version) = of_state(VersionState::Activating).next() {
+        return format!("`keymoot rotate abort v{version}` makes v{version} staged again");
+    }
+    if let Some(version) = of_state(VersionState::Staged).next() {
+        return format!(
+            "`keymoot rotate abort v{version}` gives v{version} up; a restart needs v{} alone",
+            manifest.primary
+        );
+    }
+    if let Some(version) = of_state(VersionState::DecryptOnly).last() {
+        return format!("`keymoot rotate rollback v{version}` makes v{version} primary again");
+    }
+    let held = manifest.versions.iter().rev().find(|record| {
+        record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_none())
+    });
+    match held {
+        Some(record) => {
+            let version = record.version;
+            format!("`keymoot rotate restore v{version}` and its shares bring v{version} back, within its hold")
+        }
+        None => format!("v{} is the only version: there is no other to go back to", manifest.primary),
+    }
+}

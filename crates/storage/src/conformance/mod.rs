@@ -1,0 +1,20 @@
+//! The suites that every adapter passes: what the traits promise, as claims. A broken one panics, as an
+//! assertion does, so they are for tests only.
+
+mod metadata;
+mod source;
+
+use std::fmt::Debug;
+
+pub use metadata::metadata;
+pub use source::{Application, source, spec};
+
+/// What a call that must work answered.
+#[expect(clippy::panic, reason = "a suite reports by panicking, as assert! does")]
+#[track_caller]
+fn done<T, E: Debug>(answer: Result<T, E>) -> T {
+    match answer {
+        Ok(answer) => answer,
+        Err(error) => panic!("it failed: {error:?}"),
+    }
+}
