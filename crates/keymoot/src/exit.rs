@@ -36,6 +36,12 @@ impl Exit {
         }
     }
 
+    /// The exit of a number that another part of the program has chosen.
+    pub fn of_code(code: u8) -> Self {
+        let known = [Self::Done, Self::Failed, Self::Usage, Self::TryAgain, Self::Refused, Self::Partly];
+        known.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Failed)
+    }
+
     /// What a problem's code amounts to. Only what is positively known is `Failed`: a script that takes 1 for
     /// "the value is bad" must never see it for a node in trouble.
     pub fn of_problem(code: ErrorCode) -> Self {

@@ -357,7 +357,7 @@ fn waits(manifest: &Manifest, facts: &RetirementFacts<'_>, stopped: Duration, mi
     }
 }
 
-/// Whole seconds, rounded up.
+/// Whole seconds, never too few.
 fn seconds_until(then: Duration, now: Duration) -> u64 {
     then.saturating_sub(now).as_secs().saturating_add(1)
 }

@@ -9,7 +9,8 @@
 //! The way of a job: [`plan`] (may it start, what will it cost) → [`jobs`] (asked for, stored, shown) → `drive`
 //! (its sources) → `runner` (one source, pass after pass) → `gate` (what stands before every batch) → `chunk`
 //! (read, judge, write, read the lost again) → `judge` (one row). Beside it: [`job`] (what is stored of a job),
-//! `checkpoint` (where), [`limits`], [`quarantine`] and [`retry`], [`view`] and [`progress`] (what is shown).
+//! `checkpoint` (where), `inner` and `live` (what jobs and their runners share), [`limits`], [`quarantine`] and
+//! [`retry`], [`view`] and [`progress`] (what is shown).
 //! Then [`census`] (every row in exactly one class) → [`certificate`] (what a retirement says of it).
 //!
 //! [`keys`] is what the node has to give.

@@ -96,6 +96,9 @@ impl Runner {
     }
 
     async fn stopped(mut self, stop: Stop) -> End {
+        if stop == Stop::Fenced {
+            tracing::warn!(job = %self.id, source = %self.record.name, "another worker goes on with this source");
+        }
         if stop == Stop::Shutdown && self.counted && self.stored.value().attempts > 0 {
             // An orderly end is no failed attempt. One try: the store may be gone already.
             let mut record = self.stored.value().clone();
@@ -153,6 +156,7 @@ impl Runner {
             self.started = true;
         }
         if self.record.total.is_none() {
+            self.refuse_blocked().await?;
             let source = self.hand.source.clone();
             let total = self.hand.reach(|| source.total()).await?;
             self.record.total = Some(total.rows);
@@ -175,6 +179,19 @@ impl Runner {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Nothing is written to a source whose preflight names a reason not to.
+    async fn refuse_blocked(&mut self) -> Result<(), Halt> {
+        if self.hand.dry_run {
+            return Ok(());
+        }
+        let source = self.hand.source.clone();
+        let preflight = self.hand.reach(|| source.preflight()).await?;
+        for warning in preflight.warnings.iter().chain(&preflight.side_effects) {
+            tracing::warn!(job = %self.id, source = %self.record.name, %warning, "preflight");
+        }
+        if preflight.blockers.is_empty() { Ok(()) } else { Err(Halt::Fail(preflight.blockers.join("; "))) }
     }
 
     async fn chunk(&mut self, select: &Selection) -> Result<(), Halt> {

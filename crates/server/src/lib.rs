@@ -18,7 +18,6 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use keymoot_storage::open::{OpenError, open_metadata};
-use keymoot_types::NodeState;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -31,7 +30,7 @@ use self::{
         control::{self, ControlState},
         data::{self, DataState},
     },
-    http::{auth::Access, layers},
+    http::{auth::Access, layers, shed::Shed},
     listen::{Bound, Limits, Tls, TlsError},
     node::Node,
     serving::{LastUse, Serving},
@@ -112,7 +111,7 @@ async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtim
     let tls = Tls::load(&config)?;
     let access = Arc::new(ArcSwap::from_pointee(Access::new(&config)));
     let last_use = Arc::new(LastUse::default());
-    let serving = Arc::new(ArcSwap::from_pointee(Serving::sealed(NodeState::Sealed, config.key_names(), last_use.clone())));
+    let serving = Arc::new(ArcSwap::from_pointee(Serving::empty(last_use.clone())));
     let addresses = config.listen.clone();
 
     let data_bound = {
@@ -132,7 +131,7 @@ async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtim
         config_file: config_file.into(),
     };
     let control_router = layers::control(control::routes(state.clone()));
-    let data_router = layers::data(data::routes(DataState::new(serving, access)));
+    let data_router = layers::data(data::routes(DataState::new(access, serving, Shed::default())));
 
     let stop = CancellationToken::new();
     let data_task =

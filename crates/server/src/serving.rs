@@ -59,9 +59,17 @@ pub struct VersionFacts {
 }
 
 impl Serving {
-    /// Of a node that has no key in memory.
-    pub fn sealed(state: NodeState, keys: Vec<KeyName>, last_use: Arc<LastUse>) -> Self {
-        Self { state, keyring: None, primary: None, versions: Vec::new(), keys, proved: Vec::new(), last_use }
+    /// Of a node that knows nothing yet: sealed, without keys.
+    pub fn empty(last_use: Arc<LastUse>) -> Self {
+        Self {
+            state: NodeState::Sealed,
+            keyring: None,
+            primary: None,
+            versions: Vec::new(),
+            keys: Vec::new(),
+            proved: Vec::new(),
+            last_use,
+        }
     }
 
     /// A declared key by its name.
@@ -297,4 +305,4 @@ impl LastUse {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

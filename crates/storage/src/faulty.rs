@@ -12,7 +12,9 @@ use async_trait::async_trait;
 
 use crate::{
     metadata::{Metadata, MetadataError, Record, Stamp},
-    source::{Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit},
+    source::{
+        Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
+    },
 };
 
 /// Whether the inner store still does what it was asked.
@@ -141,7 +143,12 @@ impl Source for FaultySource {
         answer(self.count()?, self.inner.total().await)
     }
 
-    async fn read(&self, after: Option<&RowId>, rows_max: usize, select: &Selection) -> Result<Vec<Row>, SourceError> {
+    async fn read(
+        &self,
+        after: Option<&RowId>,
+        rows_max: usize,
+        select: &Selection,
+    ) -> Result<Vec<Row>, SourceError> {
         answer(self.count()?, self.inner.read(after, rows_max, select).await)
     }
 

@@ -54,7 +54,9 @@ pub(crate) fn within_limit(key: &str, value: &[u8]) -> Result<(), MetadataError>
         return Ok(());
     }
     let bytes = value.len();
-    Err(MetadataError::Unavailable(format!("{key} is {bytes} bytes long, and a record has at most {VALUE_BYTES_MAX}")))
+    Err(MetadataError::Unavailable(format!(
+        "{key} is {bytes} bytes long, and a record has at most {VALUE_BYTES_MAX}"
+    )))
 }
 
 /// The metadata store.

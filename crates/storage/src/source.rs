@@ -238,7 +238,12 @@ pub trait Source: Send + Sync {
 
     /// Up to `rows_max` rows behind `after` in primary-key order. An empty answer is the end of the table, and
     /// never stands for an error.
-    async fn read(&self, after: Option<&RowId>, rows_max: usize, select: &Selection) -> Result<Vec<Row>, SourceError>;
+    async fn read(
+        &self,
+        after: Option<&RowId>,
+        rows_max: usize,
+        select: &Selection,
+    ) -> Result<Vec<Row>, SourceError>;
 
     /// The rows with these ids as they are now; `None` for those that are gone. Same order and number.
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError>;

@@ -39,11 +39,17 @@ async fn a_clean_table_has_no_blocker_and_no_warning() {
 #[tokio::test]
 async fn what_is_missing_is_named_with_what_is_there() {
     let file = File::new("CREATE TABLE people (id INTEGER PRIMARY KEY, token TEXT); CREATE TABLE other (x)");
-    holds(&blocker(file.spec("persons", &["id"], "token", "")).await, &["no table persons", "other, people", "Correct"]);
+    holds(
+        &blocker(file.spec("persons", &["id"], "token", "")).await,
+        &["no table persons", "other, people", "Correct"],
+    );
     holds(&blocker(file.spec("temp.people", &["id"], "token", "")).await, &["no table temp.people"]);
     holds(&blocker(file.spec("people", &["id"], "tokn", "")).await, &["column tokn is missing", "id, token"]);
     holds(&blocker(file.spec("people", &["uid"], "token", "")).await, &["id column uid is missing", "id, token"]);
-    holds(&blocker(file.spec("people", &["id"], "token", "{org}")).await, &["associated_data column org is missing"]);
+    holds(
+        &blocker(file.spec("people", &["id"], "token", "{org}")).await,
+        &["associated_data column org is missing"],
+    );
     let all = preflight(file.spec("people", &["uid"], "tokn", "{org}")).await.blockers;
     assert_eq!(all.len(), 3, "{all:?}");
 }
@@ -100,7 +106,9 @@ async fn an_id_must_tell_every_row_apart() {
 
 #[tokio::test]
 async fn associated_data_of_a_type_that_makes_none_is_refused() {
-    let file = File::new("CREATE TABLE t (id INTEGER PRIMARY KEY, a, c TEXT); INSERT INTO t VALUES (1, 1, 'x'), (2, NULL, 'x')");
+    let file = File::new(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a, c TEXT); INSERT INTO t VALUES (1, 1, 'x'), (2, NULL, 'x')",
+    );
     assert_eq!(preflight(file.spec("t", &["id"], "c", "{a}/{id}")).await.blockers, Vec::<String>::new());
     file.connect().execute_batch("INSERT INTO t VALUES (3, 0.5, 'x')").unwrap();
     holds(&blocker(file.spec("t", &["id"], "c", "{a}/{id}")).await, &["REAL in associated_data column a"]);
@@ -156,7 +164,9 @@ async fn an_encoding_other_than_utf8_is_refused() {
 
 #[tokio::test]
 async fn an_index_on_the_column_and_a_rollback_journal_are_warnings() {
-    let file = File::raw("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT NOT NULL, b TEXT NOT NULL, c TEXT, UNIQUE (a, b)); CREATE INDEX on_c ON t (a, c)");
+    let file = File::raw(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT NOT NULL, b TEXT NOT NULL, c TEXT, UNIQUE (a, b)); CREATE INDEX on_c ON t (a, c)",
+    );
     let found = preflight(file.spec("t", &["id"], "c", "")).await;
     assert_eq!(found.blockers, Vec::<String>::new());
     holds(&found.warnings.join("|"), &["index on_c", "journal_mode is delete"]);

@@ -18,7 +18,11 @@ use rusqlite::params;
 
 #[tokio::test]
 async fn the_source_in_sqlite_keeps_the_promises() {
-    for file in [File::new(PEOPLE), File::raw(PEOPLE), File::new("CREATE TABLE people (id INTEGER NOT NULL PRIMARY KEY, tenant, token) WITHOUT ROWID")] {
+    for file in [
+        File::new(PEOPLE),
+        File::raw(PEOPLE),
+        File::new("CREATE TABLE people (id INTEGER NOT NULL PRIMARY KEY, tenant, token) WITHOUT ROWID"),
+    ] {
         let source = open_source(conformance::spec(&file.url())).unwrap();
         conformance::source(&*source, &file).await;
     }
@@ -142,7 +146,10 @@ async fn fifty_thousand_rows_are_all_seen_and_all_swapped() {
     }
     assert_eq!(done, 25_000);
     let mut classes = BTreeMap::new();
-    let census = source.census(&mut |cell| *classes.entry(cell.bytes().unwrap()[..6].to_vec()).or_insert(0) += 1).await.unwrap();
+    let census = source
+        .census(&mut |cell| *classes.entry(cell.bytes().unwrap()[..6].to_vec()).or_insert(0) += 1)
+        .await
+        .unwrap();
     assert_eq!((census.visited, census.counted, census.not_conclusive), (50_000, 50_000, None));
     assert_eq!(classes, BTreeMap::from([(b"km:v10".to_vec(), 50_000)]));
 }
@@ -162,12 +169,17 @@ async fn fault_37_no_update_of_a_second_writer_is_ever_lost() {
         // The application counts up: what it acknowledged last must be what each row ends with, in either version.
         let application = tokio::task::spawn_blocking(move || {
             let mut last = BTreeMap::new();
-            for n in 1.. {
+            // It ends by itself too, so that a failed assertion below does not wait for it.
+            for n in 1..20_000 {
                 if STOP.load(Ordering::SeqCst) && n > 300 {
                     break;
                 }
+                // A gap between its writes, as SQLite's lock is not a fair one.
+                std::thread::park_timeout(std::time::Duration::from_micros(500));
                 let id = n * 31 % 50;
-                let changed = connection.execute("UPDATE people SET token = 'km:v9:' || ?1 WHERE id = ?2", params![n, id]).unwrap();
+                let changed = connection
+                    .execute("UPDATE people SET token = 'km:v9:' || ?1 WHERE id = ?2", params![n, id])
+                    .unwrap();
                 assert_eq!(changed, 1);
                 last.insert(id, n);
             }
@@ -176,7 +188,8 @@ async fn fault_37_no_update_of_a_second_writer_is_ever_lost() {
         let (mut done, mut lost) = (0, 0);
         for _ in 0..60 {
             let rows = source.read(None, 100, &Selection::Prefixes(vec![b"km:v9:".to_vec()])).await.unwrap();
-            tokio::task::yield_now().await;
+            // Room for the application, between the read and the swap.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             let batch: Vec<_> = rows
                 .iter()
                 .map(|row| {
@@ -192,7 +205,7 @@ async fn fault_37_no_update_of_a_second_writer_is_ever_lost() {
         let last = application.await.unwrap();
         assert_eq!(last.len(), 50);
         println!("{done} swapped, {lost} lost to the application");
-        assert!(done > 0);
+        assert!(done > 0 && lost > 0, "the race did not happen");
         for row in all(&*source, 100, &Selection::Every).await {
             let [IdPart::Integer(id)] = row.id.0[..] else { unreachable!() };
             let text = String::from_utf8(row.cell.bytes().unwrap().to_vec()).unwrap();
@@ -230,7 +243,11 @@ async fn a_census_is_one_snapshot_and_does_not_stop_the_application() {
         .census(&mut |cell| {
             if !written {
                 written = true;
-                application.lock().unwrap().execute_batch("UPDATE t SET c = 'km:v10:x'; DELETE FROM t WHERE id % 2").unwrap();
+                application
+                    .lock()
+                    .unwrap()
+                    .execute_batch("UPDATE t SET c = 'km:v10:x'; DELETE FROM t WHERE id % 2")
+                    .unwrap();
             }
             rows += 1;
             old += u64::from(cell.bytes() == Some(b"km:v9:x"));
@@ -270,10 +287,12 @@ async fn the_sql_to_count_by_hand_counts_every_row_in_one_class() {
 
 #[tokio::test]
 async fn an_id_that_can_not_be_told_apart_stops_the_pass() {
-    let file = File::new("CREATE TABLE t (a TEXT PRIMARY KEY, c TEXT);
+    let file = File::new(
+        "CREATE TABLE t (a TEXT PRIMARY KEY, c TEXT);
          INSERT INTO t VALUES ('a', 'x'), (CAST(x'ff' AS TEXT), 'x');
          CREATE TABLE n (a TEXT PRIMARY KEY, c TEXT); INSERT INTO n VALUES (NULL, 'x');
-         CREATE TABLE twice (a INTEGER, c TEXT); INSERT INTO twice VALUES (1, 'x'), (1, 'x')");
+         CREATE TABLE twice (a INTEGER, c TEXT); INSERT INTO twice VALUES (1, 'x'), (1, 'x')",
+    );
     for (table, text) in [("t", "not UTF-8"), ("n", "is NULL")] {
         let error = file.source(table, &["a"], "c", "").read(None, 10, &Selection::Every).await.unwrap_err();
         assert!(matches!(error, SourceError::Mistaken { .. }) && error.to_string().contains(text), "{error}");
@@ -299,7 +318,10 @@ async fn a_constraint_or_trigger_that_refuses_is_told_without_content() {
         let error = source.swap(&[swap(&rows[0], "km:v10:x-secret")]).await.unwrap_err();
         let printed = error.to_string();
         assert!(matches!(error, SourceError::Mistaken { .. }), "{printed}");
-        assert!(printed.contains(text) && !printed.contains("secret") && !printed.contains("content"), "{printed}");
+        assert!(
+            printed.contains(text) && !printed.contains("secret") && !printed.contains("content"),
+            "{printed}"
+        );
     }
 }
 
@@ -311,7 +333,10 @@ async fn a_source_comes_back_when_its_file_does_and_is_never_made() {
     let away = file.directory.path().join("away");
     std::fs::rename(&file.path, &away).unwrap();
     let error = source.read(None, 1, &Selection::Every).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Unreachable { reason, .. } if reason.contains("there is no file")), "{error}");
+    assert!(
+        matches!(&error, SourceError::Unreachable { reason, .. } if reason.contains("there is no file")),
+        "{error}"
+    );
     assert!(source.census(&mut |_| ()).await.is_err());
     assert!(!file.path.exists());
     std::fs::write(&file.path, "not a database, but text ".repeat(100)).unwrap();

@@ -22,5 +22,6 @@ pub mod versions;
 
 mod packages;
 mod parts;
+mod rekey_watch;
 mod steps;
 mod value;

@@ -161,3 +161,33 @@ async fn a_source_belongs_to_one_job_at_a_time() {
     assert!(matches!(jobs.start(unknown).await, Err(JobsError::UnknownSource(_))));
     assert_eq!(jobs.list().await.unwrap().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_the_preflight_refuses_is_never_written() {
+    let world = World::with_rows(5);
+    *world.table().blockers.lock().unwrap() = vec!["the column is char(60)".into()];
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    let view = ended(&jobs, job).await;
+    assert_eq!(view.state, JobState::Failed);
+    assert!(view.reason.unwrap().contains("char(60)"));
+    world.all_are(9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_worker_on_the_same_job_harms_nothing() {
+    let world = World::with_rows(60);
+    let (first, _) = world.process();
+    let job = first.start(slow()).await.unwrap().id;
+    until(&first, job, |view| view.sources[0].scanned > 0).await;
+    let (second, _) = world.process();
+    second.resume_all().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // Whichever was fenced off has stopped; the job is resumed where nobody works on it.
+    let (third, _) = world.process();
+    third.resume_all().await.unwrap();
+    let view = ended(&third, job).await;
+    adds_up(&view);
+    assert_eq!(view.sources[0].scanned, 60);
+    world.all_are(10);
+}

@@ -5,5 +5,6 @@ mod control;
 mod counting;
 mod crashes;
 mod quarantined;
+mod sqlite;
 mod support;
 mod writers;

@@ -184,7 +184,8 @@ impl Source for Mortal<Arc<Watched>> {
         self.inner.table.spec()
     }
     async fn preflight(&self) -> Result<Preflight, SourceError> {
-        self.inner.table.preflight().await
+        let blockers = self.inner.blockers.lock().unwrap().clone();
+        Ok(Preflight { blockers, ..self.inner.table.preflight().await? })
     }
     async fn total(&self) -> Result<Total, SourceError> {
         self.death.call(self.inner.table.total()).await
@@ -233,6 +234,7 @@ pub(crate) struct Watched {
     pub(crate) before_swap: Mutex<Option<BeforeSwap>>,
     pub(crate) fault: Mutex<Option<SourceError>>,
     pub(crate) lose_answer: Mutex<Option<u64>>,
+    pub(crate) blockers: Mutex<Vec<String>>,
     /// Writes never answer.
     pub(crate) hang: AtomicBool,
 }
@@ -322,6 +324,7 @@ impl Watched {
             before_swap: Mutex::default(),
             fault: Mutex::default(),
             lose_answer: Mutex::default(),
+            blockers: Mutex::default(),
             hang: AtomicBool::new(false),
         }
     }

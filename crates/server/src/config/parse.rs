@@ -136,11 +136,11 @@ fn address(section: &Section<'_>, schemes: &[&str], places: &mut Places) -> Opti
     let (scheme, rest) = url.value.split_once("://").unwrap_or_default();
     if !schemes.contains(&scheme) {
         let known: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://…")).collect();
-        section.error(url.line, format!("`url` has an unknown scheme; known here: {}", known.join(", ")));
+        section.error(url.line, format!("{} has an unknown scheme; known here: {}", section.called("url"), known.join(", ")));
         return None;
     }
     if scheme == "sqlite" && !rest.starts_with('/') {
-        section.error(url.line, "`url` needs an absolute path: sqlite:///absolute/path");
+        section.error(url.line, format!("{} needs an absolute path: sqlite:///absolute/path", section.called("url")));
         return None;
     }
     let authority = rest.split('/').next().unwrap_or_default();

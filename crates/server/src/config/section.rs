@@ -91,7 +91,7 @@ impl<'a> Section<'a> {
         Self { reading, table, name: String::new(), line: 1, known: RefCell::default() }
     }
 
-    fn called(&self, field: &str) -> String {
+    pub(super) fn called(&self, field: &str) -> String {
         if self.name.is_empty() { format!("`{field}`") } else { format!("`{}.{field}`", self.name) }
     }
 

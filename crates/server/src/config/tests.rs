@@ -95,7 +95,7 @@ async fn the_check_looks_at_modes_certificates_and_sources() {
     let table = at("users.db");
     fs::write(&table, b"").unwrap();
     let text = format!(
-        "keyring = \"p\"\ndata_dir = \"/proc/nowhere\"\n[listen]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n\
+        "keyring = \"p\"\ndata_dir = \"cert.pem/nowhere\"\n[listen]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n\
          [[key]]\nname = \"pii\"\nonly_in_sources = true\n\
          [[source]]\nname = \"a\"\nurl = \"sqlite://{}\"\ntable = \"customers\"\nid = \"id\"\ncolumn = \"ssn\"\nkey = \"pii\"\n\
          [[source]]\nname = \"b\"\nurl = \"sqlite:///nowhere/b.db\"\ntable = \"t\"\nid = \"id\"\ncolumn = \"c\"\nkey = \"pii\"\n\

@@ -2,13 +2,13 @@
 //!
 //! Order of judgement: token → key declared → token's scope → room → body → the value itself.
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant};
+use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::{Duration, Instant}};
 
 use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::{Body, HttpBody as _},
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     response::Response,
     routing::{get, post},
 };
@@ -46,13 +46,13 @@ const INLINE_BYTES_MAX: usize = 128 * 1024;
 #[derive(Clone)]
 pub struct DataState {
     inner: Arc<Inner>,
+    bodies: BodyReader,
 }
 
 struct Inner {
     serving: Arc<ArcSwap<Serving>>,
     access: Arc<ArcSwap<Access>>,
     shed: Shed,
-    bodies: BodyReader,
     /// As many long bodies are worked on at once as there are processors.
     long: Semaphore,
     meters: [Meter; 5],
@@ -60,20 +60,17 @@ struct Inner {
 
 impl DataState {
     /// Reads the two snapshots anew for every request.
-    pub fn new(serving: Arc<ArcSwap<Serving>>, access: Arc<ArcSwap<Access>>) -> Self {
-        Self::with_limits(serving, access, Shed::default(), BodyReader::new(DATA_BODY_TIMEOUT))
-    }
-
-    /// The same with other limits.
-    pub fn with_limits(
-        serving: Arc<ArcSwap<Serving>>,
-        access: Arc<ArcSwap<Access>>,
-        shed: Shed,
-        bodies: BodyReader,
-    ) -> Self {
+    pub fn new(access: Arc<ArcSwap<Access>>, serving: Arc<ArcSwap<Serving>>, shed: Shed) -> Self {
+        let bodies = BodyReader::new(DATA_BODY_TIMEOUT);
         let long = Semaphore::new(available_parallelism().map_or(1, NonZero::get));
         let meters = Call::ALL.map(Meter::new);
-        Self { inner: Arc::new(Inner { serving, access, shed, bodies, long, meters }) }
+        Self { inner: Arc::new(Inner { serving, access, shed, long, meters }), bodies }
+    }
+
+    /// Gives bodies another time to arrive.
+    #[must_use]
+    pub fn with_body_timeout(self, timeout: Duration) -> Self {
+        Self { bodies: BodyReader::new(timeout), ..self }
     }
 }
 
@@ -149,12 +146,18 @@ impl Call {
     }
 }
 
-async fn answer(call: Call, State(state): State<DataState>, Path(key): Path<String>, request: Request) -> Response {
+async fn answer(
+    call: Call,
+    State(state): State<DataState>,
+    key: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     let started = Instant::now();
-    let response = match judge(call, state.clone(), &key, request).await {
-        Ok(response) => response,
-        Err(problem) => problem_response(problem),
+    let judged = match key {
+        Ok(Path(key)) => judge(call, state.clone(), &key, request).await,
+        Err(_) => Err(Problem::new(ErrorCode::BadRequest, "the key's name in the address is not UTF-8")),
     };
+    let response = judged.unwrap_or_else(problem_response);
     if let Some(meter) = state.inner.meters.get(call as usize) {
         meter.record(started, &response);
     }
@@ -167,11 +170,11 @@ async fn judge(call: Call, state: DataState, name: &str, request: Request) -> Re
     let mut admitted = match admit(inner, call, name, &head.headers) {
         Ok(admitted) => admitted,
         Err(problem) => {
-            refuse(inner, body);
+            refuse(&state.bodies, body);
             return Err(problem);
         }
     };
-    let body = inner.bodies.read(body, call.body_bytes_max(), Some(&mut admitted)).await?;
+    let body = state.bodies.read(body, call.body_bytes_max(), Some(&mut admitted)).await?;
     // Only now: the body may have taken long.
     let serving = inner.serving.load_full();
     if body.len() <= INLINE_BYTES_MAX {
@@ -188,9 +191,9 @@ async fn judge(call: Call, state: DataState, name: &str, request: Request) -> Re
 }
 
 /// Without a body nothing is left to read away.
-fn refuse(inner: &Inner, body: Body) {
+fn refuse(bodies: &BodyReader, body: Body) {
     if !body.is_end_stream() {
-        inner.bodies.linger(body);
+        bodies.linger(body);
     }
 }
 

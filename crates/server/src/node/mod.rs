@@ -36,7 +36,7 @@ use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, rev
 use keymoot_rekey::{Jobs, Setup};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{
-    ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState,
+    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState,
     manifest::ManifestDocument,
 };
 use tokio::sync::Mutex;
@@ -156,7 +156,7 @@ impl Node {
         let unlocked = matches!(state, NodeState::Unlocked | NodeState::Degraded);
         let manifest = core.adopted.as_ref().map(|document| document.manifest().clone());
         let Some(manifest) = manifest else {
-            self.serving.store(Arc::new(Serving::sealed(state, keys, self.last_use.clone())));
+            self.serving.store(Arc::new(Serving { state, keys, ..Serving::empty(self.last_use.clone()) }));
             return;
         };
         let versions = manifest
@@ -170,9 +170,11 @@ impl Node {
             })
             .collect();
         let mut serving = Serving {
+            state,
             primary: Some(manifest.primary),
             versions,
-            ..Serving::sealed(state, keys.clone(), self.last_use.clone())
+            keys: keys.clone(),
+            ..Serving::empty(self.last_use.clone())
         };
         core.canaries_failed.clear();
         if unlocked {

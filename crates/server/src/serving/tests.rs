@@ -29,16 +29,16 @@ fn retirement(by_override: bool, hold_ended: bool) -> Option<Retirement> {
 }
 
 /// v9 decrypt-only, v10 primary, both loaded and proved; v11 staged and loaded; v1 to v5 out of use.
-struct World {
-    serving: Serving,
+pub(crate) struct World {
+    pub(crate) serving: Serving,
     /// A value of each loaded version, made while it was primary.
-    old: String,
+    pub(crate) old: String,
     new: String,
     staged: String,
     data_key: String,
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     let versions = [made(9), made(10), made(11)];
     let sealed_by = |number| {
         let keyring = Keyring::new(versions.clone(), Some(version(number)), &[key()]);

@@ -30,7 +30,9 @@ async fn absent_is_an_answer(store: &dyn Metadata) {
 }
 
 async fn what_was_written_is_read_back(store: &dyn Metadata) {
-    for (key, value) in [("kept/text", &b"{}"[..]), ("kept/empty", b""), ("kept/bytes", b"\0\xff\0"), ("kept/ключ 'n\"", b"1")] {
+    for (key, value) in
+        [("kept/text", &b"{}"[..]), ("kept/empty", b""), ("kept/bytes", b"\0\xff\0"), ("kept/ключ 'n\"", b"1")]
+    {
         let stamp = done(store.put(key, value).await);
         let record = done(store.get(key).await);
         let read = record.as_ref().map(|record| (record.key.as_str(), record.value.as_slice(), record.stamp));

@@ -118,7 +118,8 @@ async fn a_selection_takes_what_begins_so_as_text_and_as_bytes(source: &dyn Sour
         vec![b""],
         vec![],
     ] {
-        let begins = |row: &&Row| row.cell.bytes().is_some_and(|cell| prefixes.iter().any(|p| cell.starts_with(p)));
+        let begins =
+            |row: &&Row| row.cell.bytes().is_some_and(|cell| prefixes.iter().any(|p| cell.starts_with(p)));
         let expected: Vec<Row> = rows.iter().filter(begins).cloned().collect();
         let select = Selection::Prefixes(prefixes.iter().map(|prefix| prefix.to_vec()).collect());
         assert_eq!(all(source, 2, &select).await, expected, "{prefixes:?}");
@@ -152,7 +153,8 @@ fn swap(row: &Row, new: &[u8]) -> Swap {
 }
 
 async fn a_swap_writes_and_keeps_the_type(source: &dyn Source, rows: &[Row]) {
-    let old: Vec<&Row> = rows.iter().filter(|row| row.cell.bytes().is_some_and(|cell| cell.starts_with(b"km:v"))).collect();
+    let old: Vec<&Row> =
+        rows.iter().filter(|row| row.cell.bytes().is_some_and(|cell| cell.starts_with(b"km:v"))).collect();
     let batch: Vec<Swap> = old.iter().map(|row| swap(row, b"km:v11:new\xff")).collect();
     assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Done; batch.len()]));
     // Doing it twice does no harm.
@@ -190,5 +192,9 @@ async fn a_swap_of_anything_that_changed_is_lost(source: &dyn Source, applicatio
     application.delete(&read.id).await;
     let batch = [swap(&read, b"x"), swap(&other, b"km:v10:b"), swap(&read, b"x")];
     assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Lost, Swapped::Done, Swapped::Lost]));
-    assert_eq!(source.read_again(std::slice::from_ref(&read.id)).await, Ok(vec![None]), "a deleted row stays deleted");
+    assert_eq!(
+        source.read_again(std::slice::from_ref(&read.id)).await,
+        Ok(vec![None]),
+        "a deleted row stays deleted"
+    );
 }

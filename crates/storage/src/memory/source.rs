@@ -67,7 +67,12 @@ impl Source for MemorySource {
         Ok(Total { rows: self.locked().len() as u64, exact: true })
     }
 
-    async fn read(&self, after: Option<&RowId>, rows_max: usize, select: &Selection) -> Result<Vec<Row>, SourceError> {
+    async fn read(
+        &self,
+        after: Option<&RowId>,
+        rows_max: usize,
+        select: &Selection,
+    ) -> Result<Vec<Row>, SourceError> {
         let rows = self.locked();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = rows.range((start, Bound::Unbounded)).map(|(_, row)| row);

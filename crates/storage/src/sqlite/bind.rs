@@ -38,7 +38,9 @@ pub(super) fn cell(cell: &Cell) -> Result<Parameter<'_>, Fault> {
         Cell::Null => Ok(Parameter(ValueRef::Null)),
         Cell::Text(bytes) => Ok(Parameter(ValueRef::Text(bytes))),
         Cell::Bytes(bytes) => Ok(Parameter(ValueRef::Blob(bytes))),
-        Cell::Other(kind) => Err(Fault::Mistaken(format!("a cell of type {kind} holds no value and is never swapped"))),
+        Cell::Other(kind) => {
+            Err(Fault::Mistaken(format!("a cell of type {kind} holds no value and is never swapped")))
+        }
     }
 }
 
@@ -92,7 +94,9 @@ fn to_id(value: ValueRef<'_>, column: &str) -> Result<IdPart, Fault> {
         ValueRef::Null => "NULL",
         ValueRef::Real(_) => "REAL",
     };
-    Err(Fault::Mistaken(format!("the id column {column} of a row is {unfit}; ids are integers, UTF-8 text or blobs")))
+    Err(Fault::Mistaken(format!(
+        "the id column {column} of a row is {unfit}; ids are integers, UTF-8 text or blobs"
+    )))
 }
 
 fn to_column(value: ValueRef<'_>) -> Option<ColumnValue> {

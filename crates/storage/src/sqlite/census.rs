@@ -71,9 +71,9 @@ fn read(
             writer.execute_batch("ROLLBACK")?;
             None
         }
-        Err(Fault::Unreachable(reason)) => {
-            Some(format!("a write that is under way could still store old values: {reason}; end it and count again"))
-        }
+        Err(Fault::Unreachable(reason)) => Some(format!(
+            "a write that is under way could still store old values: {reason}; end it and count again"
+        )),
         Err(fault) => return Err(fault),
     };
     drop(writer);

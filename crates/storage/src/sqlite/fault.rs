@@ -30,7 +30,9 @@ impl Fault {
         match self {
             Self::Unreachable(reason) => SourceError::Unreachable { name, reason },
             Self::Mistaken(reason) => SourceError::Mistaken { name, reason },
-            Self::Damaged(reason) => SourceError::Mistaken { name, reason: format!("the file is damaged: {reason}") },
+            Self::Damaged(reason) => {
+                SourceError::Mistaken { name, reason: format!("the file is damaged: {reason}") }
+            }
         }
     }
 }
@@ -72,7 +74,9 @@ fn failure(code: ffi::Error, message: Option<&str>) -> Fault {
         ErrorCode::ConstraintViolation if extended == ffi::SQLITE_CONSTRAINT_TRIGGER => {
             Fault::Mistaken("a trigger refuses the update; change the trigger or leave the column out".into())
         }
-        ErrorCode::ConstraintViolation => Fault::Mistaken(format!("a constraint refuses the new value: {message}")),
+        ErrorCode::ConstraintViolation => {
+            Fault::Mistaken(format!("a constraint refuses the new value: {message}"))
+        }
         ErrorCode::Unknown => Fault::Mistaken(message.to_owned()),
         _ => Fault::Unreachable(format!("{message} ({extended})")),
     }

@@ -71,7 +71,9 @@ fn create(path: &Path) -> Result<(), Fault> {
         Err(error) => return Err(Fault::io("make", path, &error)),
     }
     // Else a power cut could take the file's name with it, and every acknowledged record.
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(|error| Fault::io("sync", parent, &error))
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Fault::io("sync", parent, &error))
 }
 
 /// The format of the file. A newer one, or another program's, is refused before anything else is read.
@@ -98,13 +100,17 @@ fn format(connection: &Connection) -> Result<i64, Fault> {
 fn durable(connection: &Connection, history: History) -> Result<(), Fault> {
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        return Err(Fault::Unreachable(format!("its file system allows no write-ahead log (journal_mode is {mode})")));
+        return Err(Fault::Unreachable(format!(
+            "its file system allows no write-ahead log (journal_mode is {mode})"
+        )));
     }
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     if history.failed {
         let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy != 0 {
-            return Err(Fault::Unreachable("another connection keeps its log from being synced after an error".into()));
+            return Err(Fault::Unreachable(
+                "another connection keeps its log from being synced after an error".into(),
+            ));
         }
     }
     Ok(())

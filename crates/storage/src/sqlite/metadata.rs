@@ -79,7 +79,12 @@ fn stamp_of(transaction: &Transaction<'_>, key: &str) -> Result<Option<i64>, Fau
     Ok(statement.query_row([key], |row| row.get(0)).optional()?)
 }
 
-fn write_record(transaction: &Transaction<'_>, key: &str, value: &[u8], newest: &AtomicI64) -> Result<Stamp, Fault> {
+fn write_record(
+    transaction: &Transaction<'_>,
+    key: &str,
+    value: &[u8],
+    newest: &AtomicI64,
+) -> Result<Stamp, Fault> {
     let stamp = next_stamp(transaction, newest)?;
     transaction
         .prepare_cached(
@@ -118,7 +123,8 @@ impl Metadata for SqliteMetadata {
     async fn get(&self, key: &str) -> Result<Option<Record>, MetadataError> {
         let key = key.to_owned();
         let found = self.session.run(LIMIT, move |connection| {
-            let mut statement = connection.prepare_cached("SELECT key, value, stamp FROM records WHERE key = ?1")?;
+            let mut statement =
+                connection.prepare_cached("SELECT key, value, stamp FROM records WHERE key = ?1")?;
             statement.query_and_then([&key], record)?.next().transpose()
         });
         Ok(found.await?)
@@ -132,7 +138,8 @@ impl Metadata for SqliteMetadata {
     async fn put(&self, key: &str, value: &[u8]) -> Result<Stamp, MetadataError> {
         within_limit(key, value)?;
         let value = value.to_vec();
-        self.write(key, move |transaction, key, newest| write_record(transaction, key, &value, newest).map(Some)).await
+        self.write(key, move |transaction, key, newest| write_record(transaction, key, &value, newest).map(Some))
+            .await
     }
 
     async fn swap(&self, key: &str, expected: Option<Stamp>, value: &[u8]) -> Result<Stamp, MetadataError> {

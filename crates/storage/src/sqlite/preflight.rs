@@ -35,7 +35,9 @@ pub(super) fn preflight(connection: &Connection, spec: &SourceSpec, sql: &Sql) -
     foreign_keys(connection, spec, &mut found)?;
     found.blockers.extend(unique::why_not(connection, table_name(spec), &columns, &spec.id)?);
     for index in unique::indexes_with(connection, table_name(spec), &spec.column)? {
-        found.warnings.push(format!("the index {index} holds column {}: every rewritten value moves it too", spec.column));
+        found
+            .warnings
+            .push(format!("the index {index} holds column {}: every rewritten value moves it too", spec.column));
     }
     // What can't be compiled (a trigger on a missing table, an unknown collation) would fail at the first row.
     match order(connection, sql, &mut found).and_then(|()| triggers(connection, spec, sql, &mut found)) {
@@ -52,12 +54,16 @@ pub(super) fn preflight(connection: &Connection, spec: &SourceSpec, sql: &Sql) -
 
 fn file(connection: &Connection, found: &mut Preflight) -> Result<(), Fault> {
     if connection.is_readonly("main")? {
-        found.blockers.push("the file is read-only; give the user that Keymoot runs as the right to write it".into());
+        found
+            .blockers
+            .push("the file is read-only; give the user that Keymoot runs as the right to write it".into());
     }
     let text = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, String>(0));
     let encoding = text("PRAGMA encoding")?;
     if encoding != "UTF-8" {
-        found.blockers.push(format!("the database is in {encoding}, where values can't be compared as bytes; dump it into one in UTF-8"));
+        found.blockers.push(format!(
+            "the database is in {encoding}, where values can't be compared as bytes; dump it into one in UTF-8"
+        ));
     }
     let mode = text("PRAGMA journal_mode")?;
     if mode != "wal" {
@@ -80,7 +86,9 @@ fn table(connection: &Connection, spec: &SourceSpec, found: &mut Preflight) -> R
                 .query_map([], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
             let others = if tables.is_empty() { "none".into() } else { tables.join(", ") };
-            found.blockers.push(format!("there is no table {table}; the database's tables: {others}. Correct the source's table"));
+            found.blockers.push(format!(
+                "there is no table {table}; the database's tables: {others}. Correct the source's table"
+            ));
             return Ok(None);
         }
         Some(kind) => {
@@ -112,12 +120,23 @@ fn names(spec: &SourceSpec, columns: &[Column], found: &mut Preflight) -> bool {
         }
     }
     if Column::find(columns, &spec.column).is_some_and(|column| column.generated) {
-        found.blockers.push(format!("column {} is generated and can't be written; declare the column it is made from", spec.column));
+        found.blockers.push(format!(
+            "column {} is generated and can't be written; declare the column it is made from",
+            spec.column
+        ));
     }
     if spec.id.iter().any(|id| same(id)) || data.iter().any(|name| same(name)) {
-        found.blockers.push(format!("column {} can't be its own id or associated data; name another column for those", spec.column));
+        found.blockers.push(format!(
+            "column {} can't be its own id or associated data; name another column for those",
+            spec.column
+        ));
     }
-    if spec.id.iter().enumerate().any(|(n, id)| spec.id.iter().skip(n + 1).any(|other| id.eq_ignore_ascii_case(other))) {
+    if spec
+        .id
+        .iter()
+        .enumerate()
+        .any(|(n, id)| spec.id.iter().skip(n + 1).any(|other| id.eq_ignore_ascii_case(other)))
+    {
         found.blockers.push("the id names one column twice; name each once".into());
     }
     found.blockers.len() == before
@@ -141,8 +160,10 @@ fn foreign_keys(connection: &Connection, spec: &SourceSpec, found: &mut Prefligh
 
 /// Which index gives the rows in the order of their ids, by SQLite's own plan.
 fn order(connection: &Connection, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
-    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.read(true, &Selection::Every)))?;
-    let mut plan = statement.query([])?;
+    let mut statement =
+        connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.read(true, &Selection::Every)))?;
+    // Explained, and not run: its parameters need no values.
+    let mut plan = statement.raw_query();
     while let Some(step) = plan.next()? {
         let step: String = step.get("detail")?;
         if step.contains("TEMP B-TREE") {
@@ -161,7 +182,7 @@ fn order(connection: &Connection, sql: &Sql, found: &mut Preflight) -> Result<()
 fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
     let update = sql.swap(spec.associated_data.columns().into_iter());
     let mut statement = connection.prepare(&format!("EXPLAIN {update}"))?;
-    let mut program = statement.query([])?;
+    let mut program = statement.raw_query();
     let (mut fired, mut any): (Vec<String>, bool) = (Vec::new(), false);
     while let Some(step) = program.next()? {
         any |= step.get::<_, String>("opcode")? == "Program";
@@ -207,11 +228,15 @@ fn rows(
     }
     let ids = spec.id.iter().flat_map(|id| {
         [
-            format!("rows have NULL in id column {id}, which no order reaches; give them ids and declare it NOT NULL"),
+            format!(
+                "rows have NULL in id column {id}, which no order reaches; give them ids and declare it NOT NULL"
+            ),
             format!("rows have a REAL in id column {id}; ids are integers, text or blobs"),
         ]
     });
-    let data = data.iter().map(|name| format!("rows have a REAL in associated_data column {name}; store integers or text there"));
+    let data = data
+        .iter()
+        .map(|name| format!("rows have a REAL in associated_data column {name}; store integers or text there"));
     connection.query_row(&sql.unfit(), [], |row| {
         for (n, text) in ids.chain(data).enumerate() {
             // NULL: there are no rows.
@@ -235,7 +260,10 @@ mod tests {
     fn a_read_only_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("app.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, tenant, token)").unwrap();
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE people (id INTEGER PRIMARY KEY, tenant, token)")
+            .unwrap();
         // As SQLite opens a file that it may not write; root may write any, so rights can't show it.
         let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         let spec = conformance::spec("sqlite:///unused");

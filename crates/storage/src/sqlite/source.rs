@@ -181,7 +181,8 @@ impl Source for SqliteSource {
     }
 
     async fn preflight(&self) -> Result<Preflight, SourceError> {
-        self.run(LIMIT_SCAN, |connection, Declared { spec, sql }| preflight::preflight(connection, spec, sql)).await
+        self.run(LIMIT_SCAN, |connection, Declared { spec, sql }| preflight::preflight(connection, spec, sql))
+            .await
     }
 
     async fn total(&self) -> Result<Total, SourceError> {
@@ -192,10 +193,17 @@ impl Source for SqliteSource {
         .await
     }
 
-    async fn read(&self, after: Option<&RowId>, rows_max: usize, select: &Selection) -> Result<Vec<Row>, SourceError> {
+    async fn read(
+        &self,
+        after: Option<&RowId>,
+        rows_max: usize,
+        select: &Selection,
+    ) -> Result<Vec<Row>, SourceError> {
         let (after, select) = (after.cloned(), select.clone());
-        self.run(LIMIT_SCAN, move |connection, declared| read(connection, declared, after.as_ref(), rows_max, &select))
-            .await
+        self.run(LIMIT_SCAN, move |connection, declared| {
+            read(connection, declared, after.as_ref(), rows_max, &select)
+        })
+        .await
     }
 
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError> {
@@ -227,7 +235,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("app.db");
         let application = Connection::open(&path).unwrap();
-        application.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY, c TEXT); INSERT INTO a VALUES (1, 'x'), (2, 'x')").unwrap();
+        application
+            .execute_batch(
+                "CREATE TABLE a (id INTEGER PRIMARY KEY, c TEXT); INSERT INTO a VALUES (1, 'x'), (2, 'x')",
+            )
+            .unwrap();
         let source = SqliteSource::open(SourceSpec {
             name: "a.c".parse().unwrap(),
             url: format!("sqlite://{}", path.display()),
@@ -255,7 +267,10 @@ mod tests {
             })
             .collect();
         let full = source.swap(&batch).await.unwrap_err();
-        assert!(matches!(&full, SourceError::Unreachable { reason, .. } if reason == "the disk is full"), "{full}");
+        assert!(
+            matches!(&full, SourceError::Unreachable { reason, .. } if reason == "the disk is full"),
+            "{full}"
+        );
         let untouched: i64 =
             application.query_row("SELECT COUNT(*) FROM a WHERE c = 'x'", [], |row| row.get(0)).unwrap();
         assert_eq!(untouched, 2);

@@ -27,7 +27,11 @@ pub(super) fn why_not(
         return Ok(Some(format!(
             "id ({names}) is neither the primary key of {table} nor covered by a UNIQUE index on just these columns; \
              name the primary key as id, or CREATE UNIQUE INDEX on them{}",
-            if names.eq_ignore_ascii_case("rowid") { " (VACUUM gives other rowids to a table without one)" } else { "" }
+            if names.eq_ignore_ascii_case("rowid") {
+                " (VACUUM gives other rowids to a table without one)"
+            } else {
+                ""
+            }
         )));
     };
     for (name, collation) in &index.columns {
@@ -85,7 +89,8 @@ fn unique_indexes(connection: &Connection, table: &str) -> Result<Vec<Index>, Fa
         let (name, primary): (String, bool) = index?;
         let mut statement = connection
             .prepare("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key = 1 ORDER BY seqno")?;
-        let columns = statement.query_map([&name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let columns =
+            statement.query_map([&name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
         indexes.push(Index { name, primary, columns });
     }
     Ok(indexes)

@@ -1,6 +1,11 @@
 //! A user's SQLite file, with the program that it belongs to.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "shared by several tests, each of which uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "shared by several tests, each of which uses a part"
+)]
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,19 +19,19 @@ use keymoot_types::associated_data::ColumnValue;
 use rusqlite::{Connection, params, types::Value};
 use tempfile::TempDir;
 
-pub struct File {
-    pub directory: TempDir,
-    pub path: PathBuf,
+pub(crate) struct File {
+    pub(crate) directory: TempDir,
+    pub(crate) path: PathBuf,
 }
 
 impl File {
     /// A file in WAL mode with this schema.
-    pub fn new(sql: &str) -> Self {
+    pub(crate) fn new(sql: &str) -> Self {
         Self::raw(&format!("PRAGMA journal_mode = WAL; {sql}"))
     }
 
     /// A file with just what `sql` makes.
-    pub fn raw(sql: &str) -> Self {
+    pub(crate) fn raw(sql: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("app's file.db");
         let file = Self { directory, path };
@@ -34,17 +39,17 @@ impl File {
         file
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         let connection = Connection::open(&self.path).unwrap();
         connection.busy_timeout(Duration::from_secs(10)).unwrap();
         connection
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("sqlite://{}", self.path.display())
     }
 
-    pub fn spec(&self, table: &str, id: &[&str], column: &str, associated_data: &str) -> SourceSpec {
+    pub(crate) fn spec(&self, table: &str, id: &[&str], column: &str, associated_data: &str) -> SourceSpec {
         SourceSpec {
             name: "app.column".parse().unwrap(),
             url: self.url(),
@@ -57,17 +62,17 @@ impl File {
         }
     }
 
-    pub fn source(&self, table: &str, id: &[&str], column: &str, associated_data: &str) -> SqliteSource {
+    pub(crate) fn source(&self, table: &str, id: &[&str], column: &str, associated_data: &str) -> SqliteSource {
         SqliteSource::open(self.spec(table, id, column, associated_data)).unwrap()
     }
 
-    pub fn count(&self, sql: &str) -> i64 {
+    pub(crate) fn count(&self, sql: &str) -> i64 {
         self.connect().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 }
 
 /// All rows, in chunks.
-pub async fn all(source: &dyn Source, rows_max: usize, select: &Selection) -> Vec<Row> {
+pub(crate) async fn all(source: &dyn Source, rows_max: usize, select: &Selection) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     loop {
         let after = rows.last().map(|row| row.id.clone());
@@ -79,17 +84,17 @@ pub async fn all(source: &dyn Source, rows_max: usize, select: &Selection) -> Ve
     }
 }
 
-pub fn swap(row: &Row, new: &str) -> Swap {
+pub(crate) fn swap(row: &Row, new: &str) -> Swap {
     let new = row.cell.with_bytes(new.into());
     Swap { id: row.id.clone(), old: row.cell.clone(), new, columns: row.columns.clone() }
 }
 
-pub fn id(number: i64) -> RowId {
+pub(crate) fn id(number: i64) -> RowId {
     RowId(vec![IdPart::Integer(number)])
 }
 
 /// The `people` of the conformance suite.
-pub const PEOPLE: &str = "CREATE TABLE people (id INTEGER PRIMARY KEY, tenant, token)";
+pub(crate) const PEOPLE: &str = "CREATE TABLE people (id INTEGER PRIMARY KEY, tenant, token)";
 
 #[async_trait]
 impl Application for File {
@@ -103,7 +108,10 @@ impl Application for File {
         };
         let (sql, bytes) = match &row.cell {
             Cell::Text(bytes) => ("REPLACE INTO people VALUES (?1, ?2, CAST(?3 AS TEXT))", Some(bytes)),
-            cell => ("REPLACE INTO people VALUES (?1, ?2, ?3)", if let Cell::Bytes(bytes) = cell { Some(bytes) } else { None }),
+            cell => (
+                "REPLACE INTO people VALUES (?1, ?2, ?3)",
+                if let Cell::Bytes(bytes) = cell { Some(bytes) } else { None },
+            ),
         };
         self.connect().execute(sql, params![id, tenant, bytes]).unwrap();
     }

@@ -1,0 +1,410 @@
+//! A real daemon on free loopback ports, spoken to over TLS as any outside program would.
+
+#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::blocking::Client;
+use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+pub const KEY: &str = "auth-token";
+/// Tokens of a fixed text: tests need no secrets.
+pub const OPERATOR: &str = "km_ooooooooooooooooooooooooooooooooooooooooooo";
+pub const SERVICE: &str = "km_sssssssssssssssssssssssssssssssssssssssssss";
+pub const AUDITOR: &str = "km_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// Longer than anything here takes; only a hang gets near it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory with a configuration, and the daemon that runs on it.
+pub struct World {
+    pub dir: TempDir,
+    pub shares: Vec<(u32, String, String)>,
+    more: String,
+    daemon: Option<Daemon>,
+}
+
+struct Daemon {
+    child: Child,
+    http: Client,
+    data: String,
+    control: String,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub verdict: Option<String>,
+    pub json: Json,
+}
+
+impl Answer {
+    pub fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Json {
+        assert_eq!(self.status, status, "{}", self.json);
+        self.json
+    }
+
+    /// A refusal of the data API, and that its verdict is what its status says.
+    #[track_caller]
+    pub fn expect_problem(self, status: u16, code: &str, verdict: &str) -> Json {
+        assert_eq!((self.status, self.code()), (status, code), "{}", self.json);
+        assert_eq!(self.json["verdict"], verdict);
+        assert_eq!(self.verdict.as_deref(), Some(verdict));
+        self.json
+    }
+}
+
+impl World {
+    /// `more` is appended to the configuration; `{dir}` in it is the directory.
+    pub fn new(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let more = more.replace("{dir}", dir.path().to_str().unwrap());
+        let world = Self { dir, shares: vec![], more, daemon: None };
+        world.write_config(&world.more);
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.path("keymoot.toml")
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn write_config(&self, more: &str) {
+        let token = |name: &str, role: &str, token: &str, rest: &str| {
+            let sha256 = hex::encode(Sha256::digest(token));
+            format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{sha256}\"\n{rest}\n")
+        };
+        let scope = format!("keys = [\"{KEY}\"]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n");
+        let retire = if more.contains("[retire]") {
+            ""
+        } else {
+            "[retire]\nquiet = \"1s\"\nmax_write_delay = \"1s\"\nhold = \"1h\"\n"
+        };
+        let text = format!(
+            "keyring = \"prod\"\ndata_dir = \"{}\"\nallow_plain_packages = true\n\
+             [listen]\ndata = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n{retire}\
+             {}{}{}[[key]]\nname = \"{KEY}\"\nonly_in_sources = true\n{}",
+            self.data_dir().display(),
+            token("ops", "operator", OPERATOR, ""),
+            token("web", "service", SERVICE, &scope),
+            token("audit", "auditor", AUDITOR, ""),
+            more.replace("{dir}", self.dir.path().to_str().unwrap()),
+        );
+        fs::write(self.config_file(), text).unwrap();
+        fs::set_permissions(self.config_file(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Starts the daemon and waits until it listens.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(self.daemon.is_none());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keymoot"));
+        command.arg("server").arg("--config").arg(self.config_file());
+        self.start_as(command);
+    }
+
+    /// The same with a command of one's own, such as the daemon under `strace`.
+    #[track_caller]
+    pub fn start_as(&mut self, mut command: Command) {
+        let mut child = command
+            .env("KEYMOOT_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = self.path("log");
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+            for line in stderr.lines().map_while(Result::ok) {
+                use std::io::Write as _;
+                writeln!(file, "{line}").unwrap();
+                if let Ok(json) = serde_json::from_str::<Json>(&line)
+                    && json["message"] == "listening"
+                {
+                    let address = |name: &str| format!("https://{}", json[name].as_str().unwrap());
+                    let _gone = tell.send((address("data"), address("control")));
+                }
+            }
+        });
+        let (data, control) =
+            told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the daemon did not start:\n{}", self.log()));
+        let http = client(&self.data_dir().join("tls-cert.pem"));
+        self.daemon = Some(Daemon { child, http, data, control });
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        drop(self.daemon.take());
+    }
+
+    /// SIGTERM, and that it ends in order.
+    pub fn stop(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        let pid = daemon.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(daemon.child.wait().unwrap().success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().child.id()
+    }
+
+    pub fn data_url(&self) -> &str {
+        &self.daemon.as_ref().unwrap().data
+    }
+
+    pub fn control_url(&self) -> &str {
+        &self.daemon.as_ref().unwrap().control
+    }
+
+    pub fn http(&self) -> Client {
+        self.daemon.as_ref().unwrap().http.clone()
+    }
+
+    /// Any request with a body as it stands.
+    pub fn raw(&self, url: String, method: &str, token: Option<&str>, body: Vec<u8>) -> Answer {
+        let mut request = self.http().request(method.parse().unwrap(), url).body(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().unwrap();
+        let verdict = response.headers().get("keymoot-verdict").map(|value| value.to_str().unwrap().to_owned());
+        let status = response.status().as_u16();
+        let bytes = response.bytes().unwrap();
+        Answer { status, verdict, json: serde_json::from_slice(&bytes).unwrap_or(Json::Null) }
+    }
+
+    pub fn control(&self, method: &str, path: &str, token: Option<&str>, body: Json) -> Answer {
+        let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
+        self.raw(format!("{}{path}", self.control_url()), method, token, body)
+    }
+
+    pub fn get(&self, path: &str) -> Json {
+        self.control("GET", path, Some(OPERATOR), Json::Null).expect(200)
+    }
+
+    pub fn post(&self, path: &str, body: Json) -> Answer {
+        self.control("POST", path, Some(OPERATOR), body)
+    }
+
+    pub fn data(&self, operation: &str, body: Json) -> Answer {
+        let url = format!("{}/v1/keys/{KEY}/{operation}", self.data_url());
+        self.raw(url, "POST", Some(SERVICE), body.to_string().into_bytes())
+    }
+
+    /// Makes the keyring with holders h1, h2, … and keeps their shares.
+    pub fn init(&mut self, holders: usize, first_version: u32) {
+        let holders: Vec<_> = (1..=holders).map(|n| json!({"name": format!("h{n}")})).collect();
+        let made = self
+            .post("/v1/init", json!({"keyring": "prod", "threshold": 2, "holders": holders, "first_version": first_version}))
+            .expect(201);
+        self.shares.clear();
+        self.keep_packages(&made);
+    }
+
+    fn keep_packages(&mut self, answer: &Json) {
+        let version = u32::try_from(answer["version"].as_u64().unwrap()).unwrap();
+        for package in answer["packages"].as_array().unwrap() {
+            let (_, share) = package["package"].as_str().unwrap().trim().split_once(": ").unwrap();
+            let holder = package["holder"].as_str().unwrap().to_owned();
+            self.shares.push((version, holder, share.to_owned()));
+        }
+    }
+
+    /// The share of holder `h<n>`.
+    pub fn share(&self, version: u32, holder: usize) -> String {
+        let holder = format!("h{holder}");
+        let found = self.shares.iter().find(|(of, name, _)| *of == version && *name == holder);
+        found.unwrap().2.clone()
+    }
+
+    /// `{"prod-keyPart-v10": "kmshare1…", …}` with the names in exactly this order.
+    pub fn parts(&self, parts: &[(u32, usize)]) -> String {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|(version, holder)| format!("\"prod-keyPart-v{version}\":\"{}\"", self.share(*version, *holder)))
+            .collect();
+        format!("{{\"parts\":{{{}}}}}", parts.join(","))
+    }
+
+    pub fn submit(&self, path: &str, parts: &[(u32, usize)]) -> Answer {
+        self.raw(format!("{}{path}", self.control_url()), "POST", None, self.parts(parts).into_bytes())
+    }
+
+    pub fn unlock(&self, parts: &[(u32, usize)]) -> Answer {
+        self.submit("/v1/unlock/parts", parts)
+    }
+
+    pub fn state(&self) -> String {
+        self.get("/v1/status")["state"].as_str().unwrap().to_owned()
+    }
+
+    pub fn state_of(&self, version: u32) -> String {
+        let versions = self.get("/v1/versions");
+        let found = versions["versions"].as_array().unwrap().iter().find(|entry| entry["version"] == version);
+        found.unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Request, two consents, packages: the next version is staged and its shares are kept.
+    pub fn stage(&mut self, consenting: u32) -> u32 {
+        let request = self.post("/v1/requests", json!({"operation": "stage"})).expect(202);
+        let (id, digest) = (request["id"].as_str().unwrap(), request["digest"].as_str().unwrap());
+        let mut version = 0;
+        for holder in [1, 2] {
+            let name = format!("prod-keyPart-v{consenting}");
+            let body = json!({"digest": digest, "parts": {name: self.share(consenting, holder)}});
+            let answer =
+                self.control("POST", &format!("/v1/requests/{id}/consent"), None, body).expect(200);
+            version = answer["version"].as_u64().unwrap_or(0);
+        }
+        let packages = self.get(&format!("/v1/versions/{version}/packages"));
+        self.keep_packages(&packages);
+        u32::try_from(version).unwrap()
+    }
+
+    /// Every holder proves the version.
+    pub fn prove(&self, version: u32) {
+        let holders: Vec<usize> = self
+            .shares
+            .iter()
+            .filter(|(of, _, _)| *of == version)
+            .map(|(_, name, _)| name[1..].parse().unwrap())
+            .collect();
+        for holder in holders {
+            self.submit("/v1/prove/parts", &[(version, holder)]).expect(200);
+        }
+    }
+
+    /// Stage, prove, load, activate.
+    pub fn rotate(&mut self, from: u32) -> u32 {
+        let to = self.stage(from);
+        self.prove(to);
+        self.unlock(&[(to, 1)]).expect(200);
+        self.unlock(&[(to, 2)]).expect(200);
+        self.post(&format!("/v1/versions/{to}/activate"), Json::Null).expect(200);
+        to
+    }
+
+    pub fn encrypt(&self, plaintext: &[u8]) -> String {
+        let answer = self.data("encrypt", json!({"plaintext": STANDARD.encode(plaintext)})).expect(200);
+        answer["ciphertext"].as_str().unwrap().to_owned()
+    }
+
+    pub fn encrypt_all(&self, plaintexts: &[String]) -> Vec<String> {
+        let mut values = Vec::new();
+        for chunk in plaintexts.chunks(5000) {
+            let items: Vec<_> = chunk.iter().map(|text| json!({"plaintext": STANDARD.encode(text)})).collect();
+            let answer = self.data("encrypt", json!({"items": items})).expect(200);
+            let items = answer["items"].as_array().unwrap();
+            values.extend(items.iter().map(|item| item["ciphertext"].as_str().unwrap().to_owned()));
+        }
+        values
+    }
+
+    pub fn decrypt(&self, value: &str) -> Answer {
+        self.data("decrypt", json!({"ciphertext": value}))
+    }
+
+    /// Opens a value that must open.
+    #[track_caller]
+    pub fn open(&self, value: &str) -> Vec<u8> {
+        let answer = self.decrypt(value);
+        assert_eq!(answer.verdict.as_deref(), Some("valid"), "{}", answer.json);
+        STANDARD.decode(answer.json["plaintext"].as_str().unwrap()).unwrap()
+    }
+
+    /// Asks until `done` says so.
+    #[track_caller]
+    pub fn until<T>(&self, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            if let Some(found) = done() {
+                return found;
+            }
+            assert!(started.elapsed() < PATIENCE, "waited in vain until {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Starts a job and waits for its end.
+    pub fn rekey(&self) -> Json {
+        let job = self.post("/v1/rekey", json!({})).expect(202);
+        self.job_end(job["id"].as_str().unwrap())
+    }
+
+    pub fn job_end(&self, id: &str) -> Json {
+        self.until("the job ends", || {
+            let job = self.get(&format!("/v1/rekey/{id}"));
+            (job["state"] != "running").then_some(job)
+        })
+    }
+
+    /// Asks for a retirement until the gate lets it through.
+    pub fn retire(&self, version: u32) -> Json {
+        self.until("the version is retired", || {
+            let answer = self.post(&format!("/v1/versions/{version}/retire"), json!({}));
+            if answer.status == 409 { None } else { Some(answer.expect(200)) }
+        })
+    }
+}
+
+/// A client that trusts exactly this certificate.
+pub fn client(cert: &Path) -> Client {
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let pem = fs::read(cert).unwrap();
+    let certificate = reqwest::Certificate::from_pem(&pem).unwrap();
+    Client::builder().tls_certs_only([certificate]).timeout(PATIENCE).no_proxy().build().unwrap()
+}
+
+/// The configuration of one source: `tokens(id, token)` in `{dir}/app.db`.
+pub const SOURCE: &str = "[[source]]\nname = \"tokens.token\"\nurl = \"sqlite://{dir}/app.db\"\ntable = \"tokens\"\n\
+                          id = \"id\"\ncolumn = \"token\"\nkey = \"auth-token\"\n";
+
+/// Makes that database, with these rows from 1 upwards.
+pub fn make_table(path: &Path, tokens: &[String]) -> rusqlite::Connection {
+    let mut connection = rusqlite::Connection::open(path).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+    connection.execute_batch("CREATE TABLE tokens (id INTEGER PRIMARY KEY, token TEXT)").unwrap();
+    let transaction = connection.transaction().unwrap();
+    for (id, token) in (1..).zip(tokens) {
+        transaction.execute("INSERT INTO tokens VALUES (?1, ?2)", rusqlite::params![id, token]).unwrap();
+    }
+    transaction.commit().unwrap();
+    connection
+}
