@@ -106,7 +106,8 @@ impl World {
             let sha256 = hex::encode(Sha256::digest(token));
             format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{sha256}\"\n{rest}\n")
         };
-        let scope = format!("keys = [\"{KEY}\"]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n");
+        let scope =
+            format!("keys = [\"{KEY}\"]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n");
         let retire = if more.contains("[retire]") {
             ""
         } else {
@@ -231,7 +232,10 @@ impl World {
     pub fn init(&mut self, holders: usize, first_version: u32) {
         let holders: Vec<_> = (1..=holders).map(|n| json!({"name": format!("h{n}")})).collect();
         let made = self
-            .post("/v1/init", json!({"keyring": "prod", "threshold": 2, "holders": holders, "first_version": first_version}))
+            .post(
+                "/v1/init",
+                json!({"keyring": "prod", "threshold": 2, "holders": holders, "first_version": first_version}),
+            )
             .expect(201);
         self.shares.clear();
         self.keep_packages(&made);
@@ -288,8 +292,7 @@ impl World {
         for holder in [1, 2] {
             let name = format!("prod-keyPart-v{consenting}");
             let body = json!({"digest": digest, "parts": {name: self.share(consenting, holder)}});
-            let answer =
-                self.control("POST", &format!("/v1/requests/{id}/consent"), None, body).expect(200);
+            let answer = self.control("POST", &format!("/v1/requests/{id}/consent"), None, body).expect(200);
             version = answer["version"].as_u64().unwrap_or(0);
         }
         let packages = self.get(&format!("/v1/versions/{version}/packages"));

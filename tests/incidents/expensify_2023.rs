@@ -88,7 +88,10 @@ fn parts_given_twice_count_once_and_are_named() {
     world.unlock(&[(10, 1), (9, 1)]).expect(200);
     let again = world.unlock(&[(10, 1), (9, 1)]).expect(422);
     for (refused, version) in again["rejected"].as_array().unwrap().iter().zip([10, 9]) {
-        assert_eq!((&refused["code"], &refused["version"], &refused["holder"]), (&json!("duplicate_share"), &json!(version), &json!("h1")));
+        assert_eq!(
+            (&refused["code"], &refused["version"], &refused["holder"]),
+            (&json!("duplicate_share"), &json!(version), &json!("h1"))
+        );
     }
     assert_eq!(again["state"], "unlocking");
     world.unlock(&[(10, 2), (9, 2)]).expect(200);
@@ -129,7 +132,8 @@ fn v10_alone_is_not_enough() {
     world.unlock(&[(10, 1)]).expect(200);
     let answer = world.unlock(&[(10, 2)]).expect(200);
     assert_eq!(answer["state"], "unlocking");
-    let of = |version: u32| answer["versions"].as_array().unwrap().iter().find(|v| v["version"] == version).unwrap();
+    let of =
+        |version: u32| answer["versions"].as_array().unwrap().iter().find(|v| v["version"] == version).unwrap();
     assert_eq!((&of(10)["validated"], &of(9)["validated"]), (&json!(true), &json!(false)));
     for value in [&old, &new] {
         world.decrypt(value).expect_problem(503, "sealed", "undetermined");

@@ -148,9 +148,10 @@ mod tests {
 
     #[test]
     fn a_gate_lists_what_is_missing_and_of_whom() {
-        let problem = Problem::gate_refused("v10 can't be activated", vec![
-            Missing::new("not_proved", "holder carol has not proved v10").of("carol"),
-        ]);
+        let problem = Problem::gate_refused(
+            "v10 can't be activated",
+            vec![Missing::new("not_proved", "holder carol has not proved v10").of("carol")],
+        );
         let json = serde_json::to_value(&problem).unwrap();
         assert_eq!((json["status"].as_u64(), &json["missing"][0]["who"]), (Some(409), &"carol".into()));
     }

@@ -229,8 +229,7 @@ mod tests {
 
     #[test]
     fn null_lifts_a_limit_and_absence_leaves_it() {
-        let limits: LimitsRequest =
-            body::parse(br#"{"max_rows_per_second":500,"nice_ratio":null}"#).unwrap();
+        let limits: LimitsRequest = body::parse(br#"{"max_rows_per_second":500,"nice_ratio":null}"#).unwrap();
         assert_eq!(limits.max_rows_per_second, Setting::Set(500));
         assert_eq!(limits.nice_ratio, Setting::Lift);
         assert_eq!(limits.concurrency, Setting::Unchanged);

@@ -8,8 +8,7 @@ fn a_request_is_told_by_its_operation() {
         body::parse(br#"{"version":9,"reason":"lost","operation":"retire-override"}"#).unwrap();
     assert_eq!(retire.operation(), "retire-override");
     assert_eq!(serde_json::to_value(&retire).unwrap()["operation"], "retire-override");
-    let window: RequestBody =
-        body::parse(br#"{"operation":"window","members":["db1"],"for":"2h"}"#).unwrap();
+    let window: RequestBody = body::parse(br#"{"operation":"window","members":["db1"],"for":"2h"}"#).unwrap();
     assert_eq!(serde_json::to_value(&window).unwrap()["for"], "2h");
 }
 
@@ -33,7 +32,8 @@ fn a_request_is_read_as_strictly_as_the_rest() {
 #[test]
 fn the_bodies_of_the_steps_are_all_optional_and_nothing_else() {
     assert_eq!(body::parse::<ActivateRequest>(b"").unwrap(), ActivateRequest::default());
-    let text = br#"{"exclude":[{"node":"db2","for":"24h"}],"excuse":["bob"],"dry_run":true,"override":"v10 is lost"}"#;
+    let text =
+        br#"{"exclude":[{"node":"db2","for":"24h"}],"excuse":["bob"],"dry_run":true,"override":"v10 is lost"}"#;
     let request: ActivateRequest = body::parse(text).unwrap();
     assert_eq!(request.override_reason.as_deref(), Some("v10 is lost"));
     assert!(body::parse::<RetireRequest>(br#"{"gone":["customers.ssn"]}"#).is_ok());

@@ -81,7 +81,9 @@ mod tests {
     fn one_member_is_added_or_destroyed() {
         assert!(matches!(body::parse(br#"{"add":"db4"}"#), Ok(MembersRequest::Add(_))));
         assert!(matches!(body::parse(br#"{"destroyed":"db2"}"#), Ok(MembersRequest::Destroyed(_))));
-        for bad in ["", r#"{"add":"a","destroyed":"b"}"#, r#"{"add":"a","add":"b"}"#, r#"{"drop":"a"}"#, r#"{"add":5}"#] {
+        for bad in
+            ["", r#"{"add":"a","destroyed":"b"}"#, r#"{"add":"a","add":"b"}"#, r#"{"drop":"a"}"#, r#"{"add":5}"#]
+        {
             assert!(body::parse::<MembersRequest>(bad.as_bytes()).is_err(), "{bad}");
         }
     }

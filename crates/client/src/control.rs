@@ -9,15 +9,15 @@ use keymoot_api::{
     init::{InitAnswer, InitRequest, PackagesAnswer},
     rekey::{Job, JobAnswer, JobsAnswer, LimitsRequest, PauseRequest, QuarantineAnswer, RekeyRequest},
     rotate::{
-        ActivateRequest, ConsentAnswer, ConsentRequest, RequestAnswer, RequestBody, RequestDetail,
-        RetireRequest, StepAnswer, StepRequest, VersionsAnswer,
+        ActivateRequest, ConsentAnswer, ConsentRequest, RequestAnswer, RequestBody, RequestDetail, RetireRequest,
+        StepAnswer, StepRequest, VersionsAnswer,
     },
     routes::{self, Route},
     status::{ReadyAnswer, StatusAnswer},
     unlock::{DegradedRequest, PartsAnswer, PartsRequest},
     upkeep::{
-        AuditAnswer, CertificatesAnswer, ConfirmRequest, ManifestAnswer, MembersAnswer, MembersRequest,
-        Nothing, ReloadAnswer,
+        AuditAnswer, CertificatesAnswer, ConfirmRequest, ManifestAnswer, MembersAnswer, MembersRequest, Nothing,
+        ReloadAnswer,
     },
 };
 use keymoot_types::KeyVersion;
@@ -323,7 +323,9 @@ fn with_after(path: String, after: Option<&str>) -> String {
     let escaped = |text: &str| -> String {
         text.bytes()
             .map(|byte| match byte {
-                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b'~' => {
+                    char::from(byte).to_string()
+                }
                 _ => format!("%{byte:02X}"),
             })
             .collect()

@@ -6,9 +6,8 @@ use backon::{ExponentialBuilder, Retryable as _};
 use keymoot_api::{
     Base64Bytes,
     data::{
-        DataKeyAnswer, DataKeyDecryptAnswer, DataKeyDecryptRequest, DataKeyRequest, DecryptAnswer,
-        DecryptRequest, EncryptAnswer, EncryptRequest, KeysAnswer, OneOrMany, RewrapRequest,
-        parse_item_answers,
+        DataKeyAnswer, DataKeyDecryptAnswer, DataKeyDecryptRequest, DataKeyRequest, DecryptAnswer, DecryptRequest,
+        EncryptAnswer, EncryptRequest, KeysAnswer, OneOrMany, RewrapRequest, parse_item_answers,
     },
     routes::{self, Route},
 };
@@ -130,12 +129,7 @@ impl Client {
         .await
     }
 
-    async fn one<B: Serialize, T: DeserializeOwned>(
-        &self,
-        route: &Route,
-        key: &KeyName,
-        body: &B,
-    ) -> Verdict<T> {
+    async fn one<B: Serialize, T: DeserializeOwned>(&self, route: &Route, key: &KeyName, body: &B) -> Verdict<T> {
         let path = route.path_with(&[key.as_str()]);
         let asked = self
             .retry(|| async {
@@ -168,8 +162,7 @@ impl Client {
             if answer.status != 200 {
                 return Err(trouble(&answer));
             }
-            let items =
-                parse_item_answers(&answer.body).map_err(|_| not_an_answer("its body can't be read"))?;
+            let items = parse_item_answers(&answer.body).map_err(|_| not_an_answer("its body can't be read"))?;
             // An answer that belongs to another question must not be matched by position.
             if items.len() != asked {
                 return Err(not_an_answer("it has another number of items than was asked"));
@@ -179,7 +172,10 @@ impl Client {
         .await
     }
 
-    async fn retry<T, F: Future<Output = Result<T, Trouble>>>(&self, attempt: impl FnMut() -> F) -> Result<T, Trouble> {
+    async fn retry<T, F: Future<Output = Result<T, Trouble>>>(
+        &self,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Trouble> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(50))
             .with_max_delay(Duration::from_secs(2))
@@ -205,15 +201,16 @@ fn wait(retry_after: Option<Duration>, delay: Option<Duration>) -> Option<Durati
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Trouble> {
-    serde_json::from_slice(&answer.body).map_err(|_| Trouble::NotAnAnswer {
-        status: answer.status,
-        reason: "its body can't be read".into(),
-    })
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| Trouble::NotAnAnswer { status: answer.status, reason: "its body can't be read".into() })
 }
 
 fn trouble(answer: &Answer) -> Trouble {
     verdict::problem(answer).map_or_else(
-        || Trouble::NotAnAnswer { status: answer.status, reason: "its body is no problem that can be read".into() },
+        || Trouble::NotAnAnswer {
+            status: answer.status,
+            reason: "its body is no problem that can be read".into(),
+        },
         Trouble::of,
     )
 }

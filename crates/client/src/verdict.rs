@@ -80,8 +80,9 @@ impl Trouble {
 
 /// Judges the answer about one value.
 pub(crate) fn judge<T: DeserializeOwned>(answer: &Answer) -> Verdict<T> {
-    let not_an_answer =
-        |reason: &str| Verdict::Undetermined(Trouble::NotAnAnswer { status: answer.status, reason: reason.into() });
+    let not_an_answer = |reason: &str| {
+        Verdict::Undetermined(Trouble::NotAnAnswer { status: answer.status, reason: reason.into() })
+    };
     let Some(word) = answer.verdict.as_deref() else {
         return not_an_answer("it has no Keymoot-Verdict header");
     };
@@ -97,9 +98,7 @@ pub(crate) fn judge<T: DeserializeOwned>(answer: &Answer) -> Verdict<T> {
     match problem(answer) {
         None => not_an_answer("its body is no problem that can be read"),
         Some(problem)
-            if word == Word::Invalid.as_str()
-                && matches!(answer.status, 422 | 410)
-                && is_invalid(&problem) =>
+            if word == Word::Invalid.as_str() && matches!(answer.status, 422 | 410) && is_invalid(&problem) =>
         {
             Verdict::Invalid(problem)
         }

@@ -68,7 +68,8 @@ fn trouble_that_may_pass_is_told_from_trouble_that_does_not() {
     for code in [ErrorCode::Overloaded, ErrorCode::RateLimited, ErrorCode::Sealed] {
         assert!(trouble(code).may_pass());
     }
-    for code in [ErrorCode::InDoubt, ErrorCode::KeyVersionUnavailable, ErrorCode::Forbidden, ErrorCode::BadRequest] {
+    for code in [ErrorCode::InDoubt, ErrorCode::KeyVersionUnavailable, ErrorCode::Forbidden, ErrorCode::BadRequest]
+    {
         assert!(!trouble(code).may_pass());
     }
     assert!(Trouble::Transport(TransportError::Timeout { addr: "x".into() }).may_pass());

@@ -4,12 +4,15 @@ use keymoot_api::{HumanDuration, init::HolderSpec, rotate::Exclusion};
 use keymoot_types::{HolderName, KeyVersion};
 
 /// `v9` or `9`.
-pub fn version(text: &str) -> Result<KeyVersion, String> {
-    text.strip_prefix('v').unwrap_or(text).parse().map_err(|error: keymoot_types::key_version::KeyVersionError| error.to_string())
+pub(crate) fn version(text: &str) -> Result<KeyVersion, String> {
+    text.strip_prefix('v')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|error: keymoot_types::key_version::KeyVersionError| error.to_string())
 }
 
 /// `NAME` or `NAME=AGE_RECIPIENT`.
-pub fn holder(text: &str) -> Result<HolderSpec, String> {
+pub(crate) fn holder(text: &str) -> Result<HolderSpec, String> {
     let (name, recipient) = match text.split_once('=') {
         Some((name, recipient)) => (name, Some(recipient.to_owned())),
         None => (text, None),
@@ -24,7 +27,7 @@ pub fn holder(text: &str) -> Result<HolderSpec, String> {
 }
 
 /// `NODE=24h`.
-pub fn exclusion(text: &str) -> Result<Exclusion, String> {
+pub(crate) fn exclusion(text: &str) -> Result<Exclusion, String> {
     let (node, duration) = text.split_once('=').ok_or("write NODE=DURATION, such as db2=24h")?;
     Ok(Exclusion {
         node: node.parse().map_err(|error: keymoot_types::name::NameError| error.to_string())?,
@@ -33,7 +36,7 @@ pub fn exclusion(text: &str) -> Result<Exclusion, String> {
 }
 
 /// `2h`.
-pub fn duration(text: &str) -> Result<HumanDuration, String> {
+pub(crate) fn duration(text: &str) -> Result<HumanDuration, String> {
     text.parse().map_err(|error: keymoot_api::duration::DurationError| error.to_string())
 }
 

@@ -17,8 +17,8 @@ use crate::{
 /// Two dozen keyholders each keep a share; any two of them unlock the daemon. Services ask it to encrypt and
 /// decrypt. Rotating a key needs no downtime, and an old key goes only when a count proves that nothing needs it.
 #[derive(Debug, Parser)]
-#[command(name = "keymoot", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
-pub struct Cli {
+#[command(name = "keymoot", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
     #[command(flatten)]
     connect: ConnectArgs,
     /// How results are printed: text for people, or one JSON document
@@ -44,10 +44,16 @@ A rotation, from v9 to v10:
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 undetermined (try again), 4 refused by a gate,
 6 done in part (rows in quarantine).";
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
     Server(server::Args),
+    #[command(flatten)]
+    Operate(Operate),
+}
+
+/// Everything but the daemon, which builds its own runtimes.
+#[derive(Debug, Subcommand)]
+enum Operate {
     #[command(subcommand)]
     Config(config::Command),
     Init(init::Args),
@@ -76,26 +82,20 @@ enum Command {
 
 /// What every command gets.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// Where to connect.
-    pub connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
     /// Where results go.
-    pub out: Output,
+    pub(crate) out: Output,
 }
 
 impl Cli {
     /// Runs the command.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let context = Context { connect: self.connect, out: Output::new(self.output) };
         match self.command {
-            // The daemon builds its own runtimes, and these need none.
             Command::Server(args) => server::run(&args),
-            Command::Config(command) => config::run(&context, &command),
-            Command::Inspect(args) => inspect::run(&context, &args),
-            Command::Token(command) => token::run(&context, command),
-            Command::Completions(args) => completions::run(&context, &args),
-            Command::Man(args) => man::run(&context, &args),
-            command => {
+            Command::Operate(command) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(command.run(&context))
             }
@@ -103,9 +103,10 @@ impl Cli {
     }
 }
 
-impl Command {
+impl Operate {
     async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
+            Self::Config(command) => config::run(context, &command).await,
             Self::Init(args) => init::run(context, args).await,
             Self::Holder(command) => holder::run(context, command).await,
             Self::Unlock(args) => unlock::run(context, args).await,
@@ -119,19 +120,12 @@ impl Command {
             Self::Certificate(command) => certificate::run(context, &command).await,
             Self::Encrypt(args) => encrypt::run(context, args).await,
             Self::Decrypt(args) => decrypt::run(context, args).await,
-            Self::Server(_)
-            | Self::Config(_)
-            | Self::Inspect(_)
-            | Self::Token(_)
-            | Self::Completions(_)
-            | Self::Man(_) => unreachable_command(),
+            Self::Inspect(args) => inspect::run(context, &args),
+            Self::Token(command) => token::run(context, command),
+            Self::Completions(args) => completions::run(context, &args),
+            Self::Man(args) => man::run(context, &args),
         }
     }
-}
-
-/// The offline commands were taken out by [`Cli::run`].
-fn unreachable_command() -> anyhow::Result<Exit> {
-    anyhow::bail!("a defect: an offline command reached the runtime")
 }
 
 #[cfg(test)]

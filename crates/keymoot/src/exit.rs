@@ -8,7 +8,7 @@ use keymoot_types::ErrorCode;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// All of it.
     Done,
     /// It failed, and trying again as it is won't help. For `decrypt`: the value is positively invalid.
@@ -25,7 +25,7 @@ pub enum Exit {
 
 impl Exit {
     /// The number.
-    pub const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
@@ -37,14 +37,14 @@ impl Exit {
     }
 
     /// The exit of a number that another part of the program has chosen.
-    pub fn of_code(code: u8) -> Self {
+    pub(crate) fn of_code(code: u8) -> Self {
         let known = [Self::Done, Self::Failed, Self::Usage, Self::TryAgain, Self::Refused, Self::Partly];
         known.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Failed)
     }
 
     /// What a problem's code amounts to. Only what is positively known is `Failed`: a script that takes 1 for
     /// "the value is bad" must never see it for a node in trouble.
-    pub fn of_problem(code: ErrorCode) -> Self {
+    pub(crate) fn of_problem(code: ErrorCode) -> Self {
         match code {
             ErrorCode::MalformedCiphertext
             | ErrorCode::AuthenticationFailed
@@ -71,7 +71,7 @@ impl Exit {
     }
 
     /// What an error amounts to, whatever was said around it.
-    pub fn of_error(error: &anyhow::Error) -> Self {
+    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
             if let Some(problem) = problem_in(cause) {
                 return Self::of_problem(problem.code);
@@ -88,7 +88,7 @@ impl Exit {
 }
 
 /// The problem that an error carries, if a node sent one.
-pub fn problem_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Problem> {
+pub(crate) fn problem_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Problem> {
     if let Some(ControlError::Problem(problem)) = error.downcast_ref() {
         return Some(problem);
     }
@@ -107,10 +107,10 @@ impl From<Exit> for ExitCode {
 /// What was asked for, or how this program is set up, is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct WrongUsage(pub String);
+pub(crate) struct WrongUsage(pub String);
 
 /// An error that ends with exit code 2.
-pub fn wrong_usage(text: impl Into<String>) -> anyhow::Error {
+pub(crate) fn wrong_usage(text: impl Into<String>) -> anyhow::Error {
     WrongUsage(text.into()).into()
 }
 

@@ -15,13 +15,13 @@ use zeroize::Zeroizing;
 use crate::{exit::wrong_usage, output::note};
 
 /// The longest token, CA or profile file.
-pub const CONFIGURATION_BYTES_MAX: u64 = 1024 * 1024;
+pub(crate) const CONFIGURATION_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The path that stands for stdin.
 const STDIN: &str = "-";
 
 /// Reads a file, or stdin for `-`.
-pub fn read(path: &Path, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read(path: &Path, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let read = || -> anyhow::Result<Zeroizing<Vec<u8>>> {
         if path == Path::new(STDIN) {
             return read_from(io::stdin().lock(), bytes_max);
@@ -41,7 +41,7 @@ fn read_from(source: impl Read, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<
 }
 
 /// Reads a parts file, or stdin for `-`, as a request.
-pub fn read_parts(path: &Path) -> anyhow::Result<PartsRequest> {
+pub(crate) fn read_parts(path: &Path) -> anyhow::Result<PartsRequest> {
     let bytes = read(path, PartsFile::BYTES_MAX as u64)?;
     let file = std::str::from_utf8(&bytes)
         .map_err(|_| "it is not text".to_owned())
@@ -52,7 +52,7 @@ pub fn read_parts(path: &Path) -> anyhow::Result<PartsRequest> {
 }
 
 /// Writes a new file that only its owner can read. One that exists already stays as it is.
-pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(content)?;
@@ -62,7 +62,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Makes a directory that only its owner can enter; one that exists will do.
-pub fn create_private_dir(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -71,7 +71,7 @@ pub fn create_private_dir(path: &Path) -> anyhow::Result<()> {
 }
 
 /// A secret in a file that others can read is pointed out, not refused: it is the reader's own file.
-pub fn warn_if_readable_by_others(path: &Path) {
+pub(crate) fn warn_if_readable_by_others(path: &Path) {
     if let Ok(metadata) = fs::metadata(path)
         && metadata.is_file()
         && metadata.permissions().mode() & 0o077 != 0

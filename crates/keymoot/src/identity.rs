@@ -20,13 +20,13 @@ const BINARY: &[u8] = b"age-encryption.org/v1";
 const SECRET_PREFIX: &str = "AGE-SECRET-KEY-1";
 
 /// Whether bytes are an age file.
-pub fn is_age_file(bytes: &[u8]) -> bool {
+pub(crate) fn is_age_file(bytes: &[u8]) -> bool {
     let bytes = bytes.trim_ascii_start();
     bytes.starts_with(ARMORED) || bytes.starts_with(BINARY)
 }
 
 /// Where a passphrase comes from, in this order: a file, the environment, a question.
-pub fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<SecretString> {
+pub(crate) fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<SecretString> {
     if let Some(file) = file {
         let bytes = files::read(file, FILE_BYTES_MAX)?;
         let text = std::str::from_utf8(&bytes).context("the passphrase file is not text")?;
@@ -37,7 +37,9 @@ pub fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<SecretStri
     }
     let ask = |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new);
     let first = ask("Passphrase: ").map_err(|error| {
-        wrong_usage(format!("no passphrase: no terminal to ask on ({error}), and neither {VARIABLE} nor --passphrase-file"))
+        wrong_usage(format!(
+            "no passphrase: no terminal to ask on ({error}), and neither {VARIABLE} nor --passphrase-file"
+        ))
     })?;
     if twice && *ask("Again: ")? != *first {
         bail!("the two passphrases differ");
@@ -53,7 +55,10 @@ fn not_empty(text: String) -> anyhow::Result<SecretString> {
 }
 
 /// The text of an identity file.
-pub fn write(identity: &x25519::Identity, passphrase: Option<SecretString>) -> anyhow::Result<Zeroizing<String>> {
+pub(crate) fn write(
+    identity: &x25519::Identity,
+    passphrase: Option<SecretString>,
+) -> anyhow::Result<Zeroizing<String>> {
     let recipient = identity.to_public();
     let secret = identity.to_string();
     let text = Zeroizing::new(format!("# public key: {recipient}\n{}\n", secret.expose_secret()));
@@ -67,7 +72,7 @@ pub fn write(identity: &x25519::Identity, passphrase: Option<SecretString>) -> a
 }
 
 /// Reads an identity file; `passphrase` is asked for only if it is encrypted.
-pub fn read(
+pub(crate) fn read(
     path: &Path,
     passphrase: impl FnOnce() -> anyhow::Result<SecretString>,
 ) -> anyhow::Result<x25519::Identity> {
@@ -84,12 +89,11 @@ pub fn read(
     let text = std::str::from_utf8(&bytes).ok();
     let line = text.and_then(|text| text.lines().map(str::trim).find(|line| line.starts_with(SECRET_PREFIX)));
     // The parser's message is of no use to a person, and the line is secret.
-    line.and_then(|line| line.parse().ok())
-        .with_context(|| format!("{} is no age identity file", path.display()))
+    line.and_then(|line| line.parse().ok()).with_context(|| format!("{} is no age identity file", path.display()))
 }
 
 /// Opens a package, armored or not.
-pub fn open(identity: &x25519::Identity, package: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn open(identity: &x25519::Identity, package: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     age::decrypt(identity, package)
         .map(Zeroizing::new)
         .context("the package does not open: it was made for another recipient, or is damaged")

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Text,
     /// One JSON document.
@@ -22,18 +22,18 @@ pub enum Format {
 
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     format: Format,
 }
 
 impl Output {
     /// In this format.
-    pub fn new(format: Format) -> Self {
+    pub(crate) fn new(format: Format) -> Self {
         Self { format }
     }
 
     /// Prints a result: as a document, or as the text made from it.
-    pub fn result<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    pub(crate) fn result<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
         match self.format {
             Format::Json => self.raw(&format!("{}\n", serde_json::to_string_pretty(value)?)),
             Format::Text => {
@@ -44,35 +44,35 @@ impl Output {
     }
 
     /// Whether results are documents.
-    pub fn is_json(self) -> bool {
+    pub(crate) fn is_json(self) -> bool {
         self.format == Format::Json
     }
 
     /// Prints text as it is.
-    pub fn raw(self, text: &str) -> anyhow::Result<()> {
+    pub(crate) fn raw(self, text: &str) -> anyhow::Result<()> {
         let mut out = anstream::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to stdout")
     }
 
     /// Prints bytes as they are: a plaintext.
-    pub fn bytes(self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn bytes(self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).context("writing to stdout")
     }
 }
 
 /// A message, on stderr. Nobody reads it where stderr is closed, and that is no failure.
-pub fn note(text: impl AsRef<str>) {
+pub(crate) fn note(text: impl AsRef<str>) {
     writeln!(anstream::stderr(), "{}", text.as_ref()).unwrap_or_default();
 }
 
 /// Whether a person sees stderr, where bars and questions go.
-pub fn on_terminal() -> bool {
+pub(crate) fn on_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
 /// Rows under a heading: a table on a terminal, tabs elsewhere.
-pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     table_for(io::stdout().is_terminal(), heading, rows)
 }
 
@@ -96,7 +96,7 @@ fn table_for<const N: usize>(
 }
 
 /// What a gate lacks, as a table.
-pub fn missing_table(missing: &[Missing]) -> String {
+pub(crate) fn missing_table(missing: &[Missing]) -> String {
     table(
         ["missing", "who", "what to do"],
         missing.iter().map(|missing| {
@@ -106,12 +106,12 @@ pub fn missing_table(missing: &[Missing]) -> String {
 }
 
 /// Without control characters: what a node says must not drive a terminal or break a line.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `yes` or `no`.
-pub fn yes_no(flag: bool) -> String {
+pub(crate) fn yes_no(flag: bool) -> String {
     if flag { "yes" } else { "no" }.into()
 }
 

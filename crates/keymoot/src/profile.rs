@@ -17,28 +17,28 @@ const TOKEN_VARIABLE: &str = "KEYMOOT_TOKEN";
 /// Where to connect. What is not given here or in the environment comes from the profile.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
-pub struct ConnectArgs {
+pub(crate) struct ConnectArgs {
     /// Address of the data API [default: https://127.0.0.1:8200]
     #[arg(long, env = "KEYMOOT_ADDR", value_name = "URL", global = true)]
-    pub addr: Option<String>,
+    pub(crate) addr: Option<String>,
     /// Address of the control API [default: https://127.0.0.1:8201]
     #[arg(long, env = "KEYMOOT_CONTROL_ADDR", value_name = "URL", global = true)]
-    pub control_addr: Option<String>,
+    pub(crate) control_addr: Option<String>,
     /// File with the token; otherwise KEYMOOT_TOKEN is used. A token is never an argument
     #[arg(long, value_name = "FILE", global = true)]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// PEM file of the certificates to trust, such as the node's data_dir/tls-cert.pem [default: the system's]
     #[arg(long, env = "KEYMOOT_CA", value_name = "FILE", global = true)]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// Profile: TOML with addr, control_addr, token_file, ca, nodes [default: ~/.config/keymoot/profile.toml]
     #[arg(long, env = "KEYMOOT_PROFILE", value_name = "FILE", global = true)]
-    pub profile: Option<PathBuf>,
+    pub(crate) profile: Option<PathBuf>,
 }
 
 /// The profile file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Profile {
+pub(crate) struct Profile {
     addr: Option<String>,
     control_addr: Option<String>,
     token_file: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct Profile {
 
 /// Where to connect, settled.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     addr: String,
     control_addr: String,
     token: Option<SecretText>,
@@ -59,7 +59,7 @@ pub struct Connection {
 
 impl ConnectArgs {
     /// Settles where to connect.
-    pub fn settle(&self) -> anyhow::Result<Connection> {
+    pub(crate) fn settle(&self) -> anyhow::Result<Connection> {
         let profile = self.read_profile()?;
         let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(SecretText::new);
         self.settle_with(profile, token)
@@ -107,22 +107,22 @@ impl ConnectArgs {
 
 impl Connection {
     /// The data API.
-    pub fn data(&self) -> anyhow::Result<Client> {
+    pub(crate) fn data(&self) -> anyhow::Result<Client> {
         Ok(Client::new(&self.options(&self.addr))?)
     }
 
     /// The control API of the one node.
-    pub fn control(&self) -> anyhow::Result<Control> {
+    pub(crate) fn control(&self) -> anyhow::Result<Control> {
         self.control_of(&self.control_addr)
     }
 
     /// The control API of a named node.
-    pub fn control_of(&self, addr: &str) -> anyhow::Result<Control> {
+    pub(crate) fn control_of(&self, addr: &str) -> anyhow::Result<Control> {
         Ok(Control::new(&self.options(addr))?)
     }
 
     /// Every node that a ceremony goes to: those named, else those of the profile, else the one.
-    pub fn nodes(&self, named: &[String]) -> Vec<String> {
+    pub(crate) fn nodes(&self, named: &[String]) -> Vec<String> {
         match (named, self.nodes.as_slice()) {
             ([], []) => vec![self.control_addr.clone()],
             ([], nodes) => nodes.to_vec(),
@@ -165,8 +165,10 @@ mod tests {
     use super::*;
 
     fn profile() -> Profile {
-        toml::from_str("addr = \"https://p:1\"\ncontrol_addr = \"https://p:2\"\nnodes = [\"https://a\", \"https://b\"]")
-            .unwrap()
+        toml::from_str(
+            "addr = \"https://p:1\"\ncontrol_addr = \"https://p:2\"\nnodes = [\"https://a\", \"https://b\"]",
+        )
+        .unwrap()
     }
 
     #[test]

@@ -14,12 +14,19 @@ use keymoot_quorum::{
     Unlock,
     unlock::{Accepted, PART_LIFETIME, Progress},
 };
-use keymoot_types::{Digest, KeyId, KeyVersion, KeyringId, RefusalCode, VersionState::*, manifest::ManifestDocument};
+use keymoot_types::{
+    Digest, KeyId, KeyVersion, KeyringId, RefusalCode, VersionState::*, manifest::ManifestDocument,
+};
 use proptest::prelude::*;
 
 const START: Duration = Duration::from_secs(5);
 
-fn give(unlock: &mut Unlock, world: &World, (name, text): (String, String), now: Duration) -> Result<Accepted, RefusalCode> {
+fn give(
+    unlock: &mut Unlock,
+    world: &World,
+    (name, text): (String, String),
+    now: Duration,
+) -> Result<Accepted, RefusalCode> {
     unlock.give(&world.manifest, |_| false, &name, &text, now).map_err(|refusal| refusal.code)
 }
 
@@ -319,8 +326,10 @@ fn fault_10_one_ceremony_fails_alone() {
     world.record_mut(10).share_set.key_check = Digest::new([0; 32]);
     for order in permutations(&[(9, 0), (9, 1), (10, 1), (10, 2)]) {
         let mut unlock = Unlock::default();
-        let outcomes: Vec<_> =
-            order.iter().map(|(version, who)| give(&mut unlock, &world, world.part(*version, *who), START)).collect();
+        let outcomes: Vec<_> = order
+            .iter()
+            .map(|(version, who)| give(&mut unlock, &world, world.part(*version, *who), START))
+            .collect();
         let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
         assert_eq!(failed, [&RefusalCode::KeyCheckFailed]);
         assert_eq!((validated(&unlock), missing(&unlock, &world)), (vec![9], vec![10]));
@@ -403,7 +412,8 @@ fn fault_14_every_bit_of_the_record_is_held_by_the_key_check() {
     };
     let mut flips = 0;
     for bit in 0..256 {
-        let check = damaged(&|record| record.share_set.key_check = flip(record.share_set.key_check.as_bytes(), bit));
+        let check =
+            damaged(&|record| record.share_set.key_check = flip(record.share_set.key_check.as_bytes(), bit));
         assert_eq!(attempt(&check), Err(RefusalCode::KeyCheckFailed), "key check, bit {bit}");
         for other in [2, 3] {
             let digest = damaged(&|record| {

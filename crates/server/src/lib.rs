@@ -123,6 +123,7 @@ async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtim
 
     let node = Node::boot(config, metadata, serving.clone(), last_use).await;
     node.start_pulse();
+    node.resume_jobs();
     let state = ControlState {
         node: node.clone(),
         access: access.clone(),

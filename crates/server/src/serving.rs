@@ -89,7 +89,12 @@ impl Serving {
     }
 
     /// `open[version of the value, key](text)`, and that version.
-    pub fn decrypt(&self, key: &KeyName, text: &str, associated_data: &[u8]) -> Result<(Plaintext, KeyVersion), Problem> {
+    pub fn decrypt(
+        &self,
+        key: &KeyName,
+        text: &str,
+        associated_data: &[u8],
+    ) -> Result<(Plaintext, KeyVersion), Problem> {
         let (keyring, value) = self.judge(text, |kind| kind != BodyKind::DataKey)?;
         let plaintext = self.opened(keyring.decrypt(key, &value, associated_data), &value)?;
         Ok((plaintext, value.version()))
@@ -113,14 +118,24 @@ impl Serving {
     }
 
     /// `seal[primary, key](plaintext)` in text form, and the primary.
-    pub fn encrypt(&self, key: &KeyName, plaintext: &[u8], associated_data: &[u8]) -> Result<(String, KeyVersion), Problem> {
+    pub fn encrypt(
+        &self,
+        key: &KeyName,
+        plaintext: &[u8],
+        associated_data: &[u8],
+    ) -> Result<(String, KeyVersion), Problem> {
         let (keyring, _) = self.sealing()?;
         let value = keyring.encrypt(key, plaintext, associated_data).map_err(|error| self.not_sealed(error))?;
         Ok((value.to_text(), value.version()))
     }
 
     /// The same plaintext under the primary; of a wrapped data key, the same data key.
-    pub fn rewrap(&self, key: &KeyName, text: &str, associated_data: &[u8]) -> Result<(String, KeyVersion), Problem> {
+    pub fn rewrap(
+        &self,
+        key: &KeyName,
+        text: &str,
+        associated_data: &[u8],
+    ) -> Result<(String, KeyVersion), Problem> {
         let (_, value) = self.judge(text, |_| true)?;
         let (keyring, _) = self.sealing()?;
         match keyring.rekey(key, &value, associated_data) {
@@ -187,8 +202,9 @@ impl Serving {
     fn sealing(&self) -> Result<(&Keyring, KeyVersion), Problem> {
         let keyring = self.unsealed()?;
         match keyring.primary() {
-            Some(primary) if self.state == NodeState::Unlocked => Ok((keyring, primary)),
-            _ => Err(self.nothing_encrypts()),
+            // A keyring has a primary only where one may encrypt: on a degraded node only after a rollback.
+            Some(primary) => Ok((keyring, primary)),
+            None => Err(self.nothing_encrypts()),
         }
     }
 
@@ -211,8 +227,12 @@ impl Serving {
     fn not_opened(&self, error: OpenError, value: &Value) -> Problem {
         let version = value.version();
         match error {
-            OpenError::NotLoaded(version) => problem(ErrorCode::KeyVersionUnavailable, version, "is not loaded on this node"),
-            OpenError::UnknownKey(key) => Problem::new(ErrorCode::UnknownKey, format!("key {key} is not declared")),
+            OpenError::NotLoaded(version) => {
+                problem(ErrorCode::KeyVersionUnavailable, version, "is not loaded on this node")
+            }
+            OpenError::UnknownKey(key) => {
+                Problem::new(ErrorCode::UnknownKey, format!("key {key} is not declared"))
+            }
             OpenError::WrongKind => wrong_kind(),
             OpenError::Authentication if self.proved.contains(&version) => Problem::new(
                 ErrorCode::AuthenticationFailed,
@@ -228,7 +248,9 @@ impl Serving {
     fn not_sealed(&self, error: SealError) -> Problem {
         match error {
             SealError::NoPrimary => self.nothing_encrypts(),
-            SealError::UnknownKey(key) => Problem::new(ErrorCode::UnknownKey, format!("key {key} is not declared")),
+            SealError::UnknownKey(key) => {
+                Problem::new(ErrorCode::UnknownKey, format!("key {key} is not declared"))
+            }
             SealError::TooLarge => Problem::new(ErrorCode::TooLarge, error.to_string()),
             SealError::Random(_) => Problem::new(ErrorCode::Internal, error.to_string()),
         }
@@ -240,7 +262,10 @@ fn problem(code: ErrorCode, version: KeyVersion, why: &str) -> Problem {
 }
 
 fn wrong_kind() -> Problem {
-    Problem::new(ErrorCode::MalformedCiphertext, "a wrapped data key is not a value, nor a value a wrapped data key")
+    Problem::new(
+        ErrorCode::MalformedCiphertext,
+        "a wrapped data key is not a value, nor a value a wrapped data key",
+    )
 }
 
 /// Last use is exact to this, so that busy processors don't fight over a number.

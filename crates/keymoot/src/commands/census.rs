@@ -23,7 +23,7 @@ Every row is in exactly one class. Foreign: no value of ours. Unreadable: begins
 Examples:
   keymoot census
   keymoot census --latest --output json")]
-pub struct Args {
+pub(crate) struct Args {
     /// Show the latest counts; count nothing
     #[arg(long)]
     latest: bool,
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// Counts and shows.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     let mut answer = if args.latest {
         control.census().await.context("asking for the latest census")?

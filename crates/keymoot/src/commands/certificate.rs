@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Certificates of retirements: what was found, and what was not looked at
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// List them, each on a line of its own, as they were signed
     #[command(after_help = "Example:\n  keymoot certificate list | tail -n 1 > v9.json")]
     List,
@@ -42,7 +42,7 @@ struct Signed {
 }
 
 /// Lists or verifies.
-pub async fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::List => {
             let control = context.connect.settle()?.control()?;

@@ -11,13 +11,13 @@ use crate::{
 /// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  keymoot completions bash > /etc/bash_completion.d/keymoot")]
-pub struct Args {
+pub(crate) struct Args {
     /// Which shell
     shell: Shell,
 }
 
 /// Prints the script.
-pub fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     // Into memory first: the generator panics on a writer that fails, such as a closed pipe.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "keymoot", &mut script);

@@ -8,7 +8,7 @@ use crate::{cli::Context, exit::Exit};
 
 /// Look at a configuration before the daemon does
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Say everything that can be known to be wrong, with line numbers, before a start or reload
     #[command(after_help = "Example:\n  keymoot config check /etc/keymoot/keymoot.toml")]
     Check {
@@ -18,8 +18,9 @@ pub enum Command {
 }
 
 /// Checks the file.
-pub fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
     let Command::Check { file } = command;
-    let _ = (file, context);
-    Ok(Exit::Usage)
+    let report = keymoot_server::config::check_file(file).await;
+    context.out.result(&report, ToString::to_string)?;
+    Ok(if report.is_ok() { Exit::Done } else { Exit::Usage })
 }

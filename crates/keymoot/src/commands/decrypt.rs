@@ -17,7 +17,7 @@ Examples:
   keymoot decrypt auth-token --rewrap --output json < token.km | jq -r .rewrapped
 
 The token comes from --token-file, KEYMOOT_TOKEN or the profile.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the key
     key: KeyName,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Decrypts stdin.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let client = context.connect.settle()?.data()?;
     let associated_data = args.associated_data.read()?;
     let ciphertext = text_form(&value::stdin()?)?;

@@ -12,7 +12,7 @@ use crate::{cli::Context, exit::Exit};
 Examples:
   printf 4111111111111111 | keymoot encrypt pii --associated-data customers/17
   keymoot encrypt auth-token < token.bin > token.km")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the key
     key: KeyName,
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Encrypts stdin.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let client = context.connect.settle()?.data()?;
     let associated_data = args.associated_data.read()?;
     let plaintext = Base64Bytes::new(value::stdin()?);

@@ -12,7 +12,10 @@ use keymoot_api::{
     unlock::{Parts, PartsRequest},
 };
 use keymoot_client::Control;
-use keymoot_types::{KeyVersion, KeyringId, Share, VersionState, part::{PartName, PartsFile}};
+use keymoot_types::{
+    KeyVersion, KeyringId, Share, VersionState,
+    part::{PartName, PartsFile},
+};
 use serde_json::json;
 
 use super::{parts, unlock};
@@ -27,7 +30,7 @@ const PACKAGE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A holder's own side: an identity, opening a package, proving and consenting
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Make an age identity, protected by a passphrase; send the operator the line that begins with age1
     #[command(after_help = "\
 Example:
@@ -46,7 +49,9 @@ For automation the passphrase comes from KEYMOOT_PASSPHRASE or --passphrase-file
         no_passphrase: bool,
     },
     /// Open a package to a parts file, and check what is in it
-    #[command(after_help = "Example:\n  keymoot holder open ann.age --identity ~/keymoot-identity.age --out ann.parts")]
+    #[command(
+        after_help = "Example:\n  keymoot holder open ann.age --identity ~/keymoot-identity.age --out ann.parts"
+    )]
     Open {
         /// The package
         package: PathBuf,
@@ -80,7 +85,7 @@ For automation the passphrase comes from KEYMOOT_PASSPHRASE or --passphrase-file
 }
 
 /// Runs one of them.
-pub async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Keygen { out, passphrase_file, no_passphrase } => {
             keygen(context, &out, passphrase_file.as_deref(), no_passphrase)
@@ -107,7 +112,10 @@ fn keygen(
     files::write_private(out, identity::write(&made, passphrase)?.as_bytes())?;
     let recipient = made.to_public().to_string();
     context.out.result(&json!({"recipient": recipient, "file": out}), |_| recipient.clone())?;
-    note(format!("your identity is in {}: keep it and its passphrase; send the operator the line above", out.display()));
+    note(format!(
+        "your identity is in {}: keep it and its passphrase; send the operator the line above",
+        out.display()
+    ));
     Ok(Exit::Done)
 }
 
@@ -124,7 +132,10 @@ async fn open(
     }
     let sealed = files::read(package, PACKAGE_BYTES_MAX)?;
     if !identity::is_age_file(&sealed) {
-        return Err(wrong_usage(format!("{} is no age file; a plain package is a parts file already", package.display())));
+        return Err(wrong_usage(format!(
+            "{} is no age file; a plain package is a parts file already",
+            package.display()
+        )));
     }
     let identity = identity::read(identity, || identity::passphrase(passphrase_file, false))?;
     let opened = identity::open(&identity, &sealed)?;
@@ -132,7 +143,10 @@ async fn open(
     files::write_private(&out, &opened)?;
     let versions: Vec<_> = shares.iter().map(|(version, _)| version.get()).collect();
     context.out.result(&json!({"file": out, "versions": versions}), |_| {
-        shares.iter().map(|(version, _)| format!("v{version}: checksum right; written to {}\n", out.display())).collect()
+        shares
+            .iter()
+            .map(|(version, _)| format!("v{version}: checksum right; written to {}\n", out.display()))
+            .collect()
     })?;
     compare_keyring(context, &shares).await;
     Ok(Exit::Done)
@@ -169,13 +183,15 @@ async fn consent(context: &Context, id: &str, file: &Path, yes: bool) -> anyhow:
     let detail = control.request_detail(id).await.context("looking at the request")?;
     note(describe(&detail));
     let version = consent_version(&control, &detail).await?;
-    let parts = part_of(files::read_parts(file)?, version)
-        .ok_or_else(|| wrong_usage(format!("{} has no share of v{version}, which is asked for", file.display())))?;
+    let parts = part_of(files::read_parts(file)?, version).ok_or_else(|| {
+        wrong_usage(format!("{} has no share of v{version}, which is asked for", file.display()))
+    })?;
     if !yes && !asked()? {
         note("not consented");
         return Ok(Exit::Failed);
     }
-    let answer = control.consent(id, &ConsentRequest { digest: detail.digest, parts }).await.context("consenting")?;
+    let answer =
+        control.consent(id, &ConsentRequest { digest: detail.digest, parts }).await.context("consenting")?;
     parts::note_rejected(&answer.rejected);
     context.out.result(&answer, |answer| match (answer.state, answer.version) {
         (ConsentState::Version(state), Some(version)) => format!("v{version} is {state}\n"),

@@ -24,7 +24,7 @@ Example:
   keymoot init --threshold 2 --holder ann=age1… --holder bob=age1… --holder eve=age1… --out packages
 
 Without a recipient a package is the share itself; the node takes that only with allow_plain_packages.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Shares that rebuild the key
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..))]
     threshold: u8,
@@ -52,7 +52,7 @@ struct Made {
 }
 
 /// Makes the keyring and writes the packages.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     if usize::from(args.threshold) > args.holders.len() {
         let have = args.holders.len();
         return Err(wrong_usage(format!("{} shares needed, and {have} holders named", args.threshold)));
@@ -70,8 +70,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
         first_version: args.first_version,
     };
     let answer = control.init(&request).await.context("making the keyring")?;
-    let packages = packages::write(&args.out, &answer.packages)
-        .context("the keyring was made and not all packages are safe: run init again, as it was not unlocked yet")?;
+    let packages = packages::write(&args.out, &answer.packages).context(
+        "the keyring was made and not all packages are safe: run init again, as it was not unlocked yet",
+    )?;
     let made = Made {
         keyring,
         keyring_id: answer.keyring_id,

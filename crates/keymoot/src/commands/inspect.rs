@@ -25,14 +25,14 @@ What is secret in a share is never shown. Works offline.
 Examples:
   echo km:v9:AbC… | keymoot inspect
   keymoot inspect ann.parts")]
-pub struct Args {
+pub(crate) struct Args {
     /// File; - is stdin
     #[arg(default_value = "-")]
     file: PathBuf,
 }
 
 /// Inspects the file.
-pub fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     let bytes = files::read(&args.file, BYTES_MAX)?;
     let found = inspect(&bytes)?;
     context.out.result(&found, |found| lines(found, ""))?;
@@ -82,10 +82,9 @@ fn value(bytes: &[u8]) -> anyhow::Result<Json> {
 fn share(text: &str, name: Option<&str>) -> Json {
     let mut found = match Share::parse(text) {
         Ok(share) => {
-            let agrees = name.map(|name| {
-                name.parse::<PartName>().is_ok_and(|name| name.version == share.version())
-            });
-            let digest = keymoot_keyring::share_digest(&share);
+            let agrees =
+                name.map(|name| name.parse::<PartName>().is_ok_and(|name| name.version == share.version()));
+            let digest = keymoot_keyring::key_check::share_digest(&share);
             json!({
                 "kind": "share", "version": share.version(), "keyring_id": share.keyring_id(), "x": share.x(),
                 "digest": digest, "checksum": "right", "name_agrees": agrees,
@@ -109,7 +108,8 @@ fn package(bytes: &[u8]) -> anyhow::Result<Json> {
     let mut binary = Vec::new();
     ArmoredReader::new(bytes).read_to_end(&mut binary).context("its armor is damaged")?;
     // The header is lines of text up to the one with its mac; each stanza begins with an arrow.
-    let header: Vec<_> = binary.split(|byte| *byte == b'\n').take_while(|line| !line.starts_with(b"---")).collect();
+    let header: Vec<_> =
+        binary.split(|byte| *byte == b'\n').take_while(|line| !line.starts_with(b"---")).collect();
     let recipients: Vec<_> = header
         .iter()
         .filter_map(|line| std::str::from_utf8(line).ok()?.strip_prefix("-> "))

@@ -14,17 +14,18 @@ use crate::{
 /// Print the manual page, or write one a command into a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keymoot man | man -l -\n  keymoot man --out /usr/local/share/man/man1")]
-pub struct Args {
+pub(crate) struct Args {
     /// Directory for a page a command
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
 /// Prints or writes the pages.
-pub fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     if let Some(dir) = &args.out {
         fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
-        clap_mangen::generate_to(Cli::command(), dir).with_context(|| format!("can't write to {}", dir.display()))?;
+        clap_mangen::generate_to(Cli::command(), dir)
+            .with_context(|| format!("can't write to {}", dir.display()))?;
         note(format!("written to {}", dir.display()));
     } else {
         let mut page = Vec::new();

@@ -1,24 +1,24 @@
 //! One file a command.
 
-pub mod census;
-pub mod certificate;
-pub mod completions;
-pub mod config;
-pub mod decrypt;
-pub mod encrypt;
-pub mod holder;
-pub mod init;
-pub mod inspect;
-pub mod man;
-pub mod rekey;
-pub mod retire;
-pub mod rotate;
-pub mod seal;
-pub mod server;
-pub mod status;
-pub mod token;
-pub mod unlock;
-pub mod versions;
+pub(crate) mod census;
+pub(crate) mod certificate;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod decrypt;
+pub(crate) mod encrypt;
+pub(crate) mod holder;
+pub(crate) mod init;
+pub(crate) mod inspect;
+pub(crate) mod man;
+pub(crate) mod rekey;
+pub(crate) mod retire;
+pub(crate) mod rotate;
+pub(crate) mod seal;
+pub(crate) mod server;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod unlock;
+pub(crate) mod versions;
 
 mod packages;
 mod parts;

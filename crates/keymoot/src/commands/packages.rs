@@ -11,7 +11,7 @@ use crate::{files, identity, output::table};
 
 /// A package and where it was written.
 #[derive(Debug, Serialize)]
-pub struct Written {
+pub(crate) struct Written {
     holder: HolderName,
     x: u8,
     /// Whether it opens with the holder's identity only; a plain one is the share itself.
@@ -20,7 +20,7 @@ pub struct Written {
 }
 
 /// Makes the directory and refuses files that are in the way, before anything is made that exists only once.
-pub fn prepare<'a>(dir: &Path, holders: impl IntoIterator<Item = &'a HolderName>) -> anyhow::Result<()> {
+pub(crate) fn prepare<'a>(dir: &Path, holders: impl IntoIterator<Item = &'a HolderName>) -> anyhow::Result<()> {
     files::create_private_dir(dir)?;
     for holder in holders {
         for path in [path(dir, holder, true), path(dir, holder, false)] {
@@ -33,7 +33,7 @@ pub fn prepare<'a>(dir: &Path, holders: impl IntoIterator<Item = &'a HolderName>
 }
 
 /// Writes every package. One that can't be written is an error only after the others were.
-pub fn write(dir: &Path, packages: &[Package]) -> anyhow::Result<Vec<Written>> {
+pub(crate) fn write(dir: &Path, packages: &[Package]) -> anyhow::Result<Vec<Written>> {
     let mut written = Vec::new();
     let mut first_error = None;
     for package in packages {
@@ -45,13 +45,15 @@ pub fn write(dir: &Path, packages: &[Package]) -> anyhow::Result<Vec<Written>> {
         }
     }
     match first_error {
-        Some(error) => Err(error.context(format!("{} of {} packages were written", written.len(), packages.len()))),
+        Some(error) => {
+            Err(error.context(format!("{} of {} packages were written", written.len(), packages.len())))
+        }
         None => Ok(written),
     }
 }
 
 /// What was written, for people.
-pub fn show(written: &[Written]) -> String {
+pub(crate) fn show(written: &[Written]) -> String {
     let rows = written.iter().map(|package| {
         let kind = if package.encrypted { "age" } else { "plain: it is the share itself" };
         [package.holder.to_string(), package.x.to_string(), kind.into(), package.file.display().to_string()]

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where the versions stand.
-pub fn versions_table(versions: &[VersionProgress]) -> String {
+pub(crate) fn versions_table(versions: &[VersionProgress]) -> String {
     let rows = versions.iter().map(|version| {
         let holders = version.holders.as_deref().unwrap_or_default();
         let holders: Vec<_> = holders.iter().map(ToString::to_string).collect();
@@ -26,20 +26,25 @@ pub fn versions_table(versions: &[VersionProgress]) -> String {
 }
 
 /// Names every refused part, on stderr.
-pub fn note_rejected(rejected: &[RejectedPart]) {
+pub(crate) fn note_rejected(rejected: &[RejectedPart]) {
     for part in rejected {
         let holder = part.holder.as_ref().map(|holder| format!(" of {holder}")).unwrap_or_default();
-        note(format!("refused: {}{holder}: {} ({})", printable(&part.name), printable(&part.detail), part.code.as_str()));
+        note(format!(
+            "refused: {}{holder}: {} ({})",
+            printable(&part.name),
+            printable(&part.detail),
+            part.code.as_str()
+        ));
     }
 }
 
 /// Whether a refusal means that the part has done its duty already.
-pub fn is_harmless(part: &RejectedPart) -> bool {
+pub(crate) fn is_harmless(part: &RejectedPart) -> bool {
     matches!(part.code, RefusalCode::AlreadyLoaded | RefusalCode::DuplicateShare)
 }
 
 /// How an unlock ends on one node, after its last answer and with all that was refused before.
-pub fn exit_of_unlock(answer: &PartsAnswer, rejected: &[RejectedPart]) -> Exit {
+pub(crate) fn exit_of_unlock(answer: &PartsAnswer, rejected: &[RejectedPart]) -> Exit {
     let unlocked = matches!(answer.state, NodeState::Unlocked | NodeState::Degraded);
     let refused = rejected.iter().any(|part| !is_harmless(part));
     // A version that shares were given for and that is not there yet, on an unlocked node a staged one.
@@ -68,7 +73,13 @@ mod tests {
             validated: have == 2,
             holders: None,
         };
-        PartsAnswer { accepted: vec![], rejected: vec![], versions: vec![version], node: "db1".parse().unwrap(), state }
+        PartsAnswer {
+            accepted: vec![],
+            rejected: vec![],
+            versions: vec![version],
+            node: "db1".parse().unwrap(),
+            state,
+        }
     }
 
     fn rejected(code: RefusalCode) -> [RejectedPart; 1] {

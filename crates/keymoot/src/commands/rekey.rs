@@ -20,7 +20,7 @@ use crate::{
 
 /// Re-encrypt every old value where it lies, while everything keeps working
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Read and count, write nothing, and say what a job would do
     #[command(after_help = "Example:\n  keymoot rekey plan --source customers.ssn")]
     Plan {
@@ -96,7 +96,7 @@ Examples:
 
 /// Which job.
 #[derive(Debug, clap::Args)]
-pub struct JobArgs {
+pub(crate) struct JobArgs {
     /// Id of the job [default: the newest]
     id: Option<String>,
 }
@@ -110,7 +110,7 @@ fn setting<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<S
 }
 
 /// Runs one of them.
-pub async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     match command {
         Command::Plan { sources } => start(context, &control, sources, true, true).await,
@@ -133,7 +133,9 @@ pub async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
                 concurrency: concurrency.unwrap_or_default(),
             };
             if limits == LimitsRequest::default() {
-                return Err(wrong_usage("nothing to set: give at least one limit, see `keymoot rekey set --help`"));
+                return Err(wrong_usage(
+                    "nothing to set: give at least one limit, see `keymoot rekey set --help`",
+                ));
             }
             changed(context, control.rekey_limits(&job.find(&control).await?, &limits).await?)
         }

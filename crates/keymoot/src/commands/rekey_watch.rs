@@ -22,7 +22,7 @@ const SELDOM_INTERVAL: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How a command about a job ends.
-pub fn exit_of(state: JobState) -> Exit {
+pub(crate) fn exit_of(state: JobState) -> Exit {
     match state {
         JobState::Running | JobState::Paused | JobState::Completed => Exit::Done,
         JobState::CompletedWithQuarantine => Exit::Partly,
@@ -31,7 +31,7 @@ pub fn exit_of(state: JobState) -> Exit {
 }
 
 /// Shows the progress on stderr until the job is over.
-pub async fn watch(control: &Control, id: &str) -> anyhow::Result<Job> {
+pub(crate) async fn watch(control: &Control, id: &str) -> anyhow::Result<Job> {
     let mut show: Box<dyn Show> =
         if on_terminal() { Box::new(Bars::default()) } else { Box::new(Lines::default()) };
     let mut away_since: Option<Instant> = None;
@@ -145,7 +145,7 @@ fn line(job: &Job, source: &SourceProgress) -> String {
 }
 
 /// `460900 of ~752865 (61 %)`; `~` stands before a total that was estimated.
-pub fn of_total(source: &SourceProgress) -> String {
+pub(crate) fn of_total(source: &SourceProgress) -> String {
     let about = if source.total_exact { "" } else { "~" };
     let percent = source.scanned.saturating_mul(100).checked_div(source.total).unwrap_or(100).min(100);
     format!("{} of {about}{} ({percent} %)", source.scanned, source.total)

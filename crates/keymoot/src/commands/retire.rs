@@ -28,7 +28,7 @@ Examples:
   keymoot retire v9 --dry-run           what is missing?
   keymoot retire v9 --wait              wait for what passes by itself
   keymoot retire v9 --wait 2h --gone old-shop.cards")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     step: StepArgs,
     /// Ask again until only a person can help, for at most so long [default: 24h]
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 /// Asks, and with `--wait` asks again.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     let StepArgs { version, leave_out: LeaveOut { exclude, excuse, dry_run } } = args.step;
     let request = RetireRequest { exclude, excuse, dry_run, gone: args.gone };

@@ -25,7 +25,7 @@ use crate::{
 
 /// Make the next key version, put it to use, and go back if need be
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Ask the holders' consent to making the next version
     #[command(after_help = "\
 Nothing is made until a threshold of holders has run `keymoot holder consent`.
@@ -99,7 +99,7 @@ Examples:
 }
 
 /// Runs one of them.
-pub async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     match command {
         Command::Stage { threshold, holders } => stage(context, &control, threshold, holders).await,
@@ -164,7 +164,9 @@ async fn fetch_packages(
     packages::prepare(out, answer.packages.iter().map(|package| &package.holder))?;
     let written = packages::write(out, &answer.packages)?;
     context.out.result(&written, |written| packages::show(written))?;
-    note(format!("hand each to its holder, who proves it with `keymoot holder prove FILE` before v{version} is activated"));
+    note(format!(
+        "hand each to its holder, who proves it with `keymoot holder prove FILE` before v{version} is activated"
+    ));
     Ok(Exit::Done)
 }
 

@@ -7,7 +7,7 @@ use crate::{cli::Context, exit::Exit, output::printable};
 /// Wipe every key from memory, on every node; only shares bring them back
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  keymoot seal\n  keymoot seal --node https://db2:8201")]
-pub struct Args {
+pub(crate) struct Args {
     /// Control address of a node; repeat it for each [default: the profile's nodes]
     #[arg(long = "node", value_name = "URL")]
     nodes: Vec<String>,
@@ -22,7 +22,7 @@ struct Sealed {
 }
 
 /// Seals the nodes; one that can't be reached keeps no other from being sealed.
-pub async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     let connection = context.connect.settle()?;
     let (mut nodes, mut exit) = (Vec::new(), Exit::Done);
     for addr in connection.nodes(&args.nodes) {

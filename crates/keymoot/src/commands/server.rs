@@ -7,16 +7,15 @@ use crate::{exit::Exit, output::note};
 /// Run the daemon
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  keymoot config check keymoot.toml && keymoot server --config keymoot.toml")]
-pub struct Args {
+pub(crate) struct Args {
     /// Configuration file (TOML)
     #[arg(long, env = "KEYMOOT_CONFIG", value_name = "FILE")]
     config: PathBuf,
 }
 
 /// Runs until it is told to stop.
-pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let result: Result<(), StubError> = Err(StubError);
-    match result {
+pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
+    match keymoot_server::run(&args.config) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             note(format!("error: {error}"));
@@ -24,7 +23,3 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         }
     }
 }
-#[derive(Debug, thiserror::Error)]
-#[error("stub")]
-struct StubError;
-impl StubError { fn exit_code(&self) -> u8 { 2 } }

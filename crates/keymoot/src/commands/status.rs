@@ -25,14 +25,14 @@ Without a token names of holders, sources and peers are not shown.
 Examples:
   keymoot status
   keymoot status --watch")]
-pub struct Args {
+pub(crate) struct Args {
     /// Show it again every two seconds, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
 /// Shows the status, once or again and again.
-pub async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     if !args.watch {
         let status = control.status().await.context("asking for the status")?;

@@ -16,30 +16,34 @@ use crate::{
 
 /// A version and whom not to wait for.
 #[derive(Debug, clap::Args)]
-pub struct StepArgs {
+pub(crate) struct StepArgs {
     /// Which version, such as v10
     #[arg(value_parser = arguments::version)]
-    pub version: KeyVersion,
+    pub(crate) version: KeyVersion,
     #[command(flatten)]
-    pub leave_out: LeaveOut,
+    pub(crate) leave_out: LeaveOut,
 }
 
 /// Whom not to wait for.
 #[derive(Debug, clap::Args)]
-pub struct LeaveOut {
+pub(crate) struct LeaveOut {
     /// Don't wait for this member, for so long; repeat it for each
     #[arg(long, value_name = "NODE=DURATION", value_parser = arguments::exclusion)]
-    pub exclude: Vec<Exclusion>,
+    pub(crate) exclude: Vec<Exclusion>,
     /// Don't wait for this holder's proof; repeat it for each
     #[arg(long, value_name = "HOLDER")]
-    pub excuse: Vec<HolderName>,
+    pub(crate) excuse: Vec<HolderName>,
     /// Only say what would happen
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// Prints what came of a step. A gate that refuses is a result too: what is missing is it.
-pub fn finish(context: &Context, done: &str, result: Result<StepAnswer, ControlError>) -> anyhow::Result<Exit> {
+pub(crate) fn finish(
+    context: &Context,
+    done: &str,
+    result: Result<StepAnswer, ControlError>,
+) -> anyhow::Result<Exit> {
     let answer = match result {
         Ok(answer) => answer,
         Err(ControlError::Problem(problem)) if problem.code == ErrorCode::GateRefused => {
@@ -65,13 +69,13 @@ pub fn finish(context: &Context, done: &str, result: Result<StepAnswer, ControlE
 }
 
 /// Prints what a gate lacks.
-pub fn refused(context: &Context, problem: &Problem) -> anyhow::Result<Exit> {
+pub(crate) fn refused(context: &Context, problem: &Problem) -> anyhow::Result<Exit> {
     note(format!("refused: {}", printable(&problem.detail)));
     context.out.result(problem, |problem| missing_table(missing_of(problem)))?;
     Ok(Exit::Refused)
 }
 
 /// What a gate lacks.
-pub fn missing_of(problem: &Problem) -> &[Missing] {
+pub(crate) fn missing_of(problem: &Problem) -> &[Missing] {
     problem.missing.as_deref().unwrap_or_default()
 }

@@ -19,7 +19,7 @@ const RANDOM_BYTES: usize = 32;
 
 /// Tokens for services, operators and auditors
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Make a token: print it once, and the block for the configuration, which has only its digest
     #[command(after_help = "\
 Examples:
@@ -30,7 +30,7 @@ Examples:
 
 /// What the token is for.
 #[derive(Debug, clap::Args)]
-pub struct Create {
+pub(crate) struct Create {
     /// Name of the caller, as it stands in the audit log
     #[arg(long)]
     name: String,
@@ -89,7 +89,7 @@ struct Document<'a> {
 }
 
 /// Makes a token. Nothing is sent anywhere.
-pub fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     let Command::Create(create) = command;
     let service = create.role == Role::Service;
     if service == create.keys.is_empty() {
@@ -105,7 +105,14 @@ pub fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     };
     let token = new_token()?;
     let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
-    let block = Block { name: create.name, role: create.role, sha256, keys: create.keys, operations, expires: create.expires };
+    let block = Block {
+        name: create.name,
+        role: create.role,
+        sha256,
+        keys: create.keys,
+        operations,
+        expires: create.expires,
+    };
     let toml = format!("[[token]]\n{}", toml::to_string(&block)?);
     let document = Document { token: &token, config: &block, toml: &toml };
     context.out.result(&document, |document| {

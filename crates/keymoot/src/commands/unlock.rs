@@ -27,7 +27,7 @@ Examples:
   keymoot unlock - < ann.parts
   keymoot unlock --degraded v10      start without v10, which is lost (an operator, for this boot)
   keymoot unlock --reset             wipe what was collected (an operator)")]
-pub struct Args {
+pub(crate) struct Args {
     /// Parts files; - is stdin
     #[arg(value_name = "FILE", required_unless_present_any = ["reset", "degraded"])]
     files: Vec<PathBuf>,
@@ -59,7 +59,7 @@ struct Node {
 }
 
 /// Submits every file to every node.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let connection = context.connect.settle()?;
     let requests = args.files.iter().map(|file| files::read_parts(file)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut nodes = Vec::new();
@@ -128,7 +128,9 @@ fn text(node: &Node) -> String {
         .versions
         .iter()
         .filter(|version| (version.required || version.have > 0) && !version.validated)
-        .map(|version| format!("v{} needs {} more", version.version, version.threshold.saturating_sub(version.have)))
+        .map(|version| {
+            format!("v{} needs {} more", version.version, version.threshold.saturating_sub(version.have))
+        })
         .collect();
     let still = if still.is_empty() { String::new() } else { format!("; {}", still.join(", ")) };
     format!(
@@ -142,12 +144,16 @@ fn text(node: &Node) -> String {
 
 /// One exit for all nodes: what won't get better by itself comes first.
 fn worst(exits: impl Iterator<Item = Exit>) -> Exit {
-    let rank = |exit: &Exit| [Exit::Done, Exit::Partly, Exit::TryAgain, Exit::Refused, Exit::Failed, Exit::Usage].iter().position(|known| known == exit);
+    let rank = |exit: &Exit| {
+        [Exit::Done, Exit::Partly, Exit::TryAgain, Exit::Refused, Exit::Failed, Exit::Usage]
+            .iter()
+            .position(|known| known == exit)
+    };
     exits.max_by_key(rank).unwrap_or(Exit::Done)
 }
 
 /// Parts for `prove`: the same files, and every node is as good as another.
-pub async fn prove(context: &Context, file: &std::path::Path) -> anyhow::Result<Exit> {
+pub(crate) async fn prove(context: &Context, file: &std::path::Path) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     let request = files::read_parts(file)?;
     if request.parts.0.is_empty() {
@@ -157,7 +163,11 @@ pub async fn prove(context: &Context, file: &std::path::Path) -> anyhow::Result<
     parts::note_rejected(&answer.rejected);
     let exit = if answer.rejected.is_empty() { Exit::Done } else { Exit::Failed };
     context.out.result(&answer, |answer| {
-        answer.accepted.iter().map(|part| format!("v{}: {} has proved possession\n", part.version, part.holder)).collect()
+        answer
+            .accepted
+            .iter()
+            .map(|part| format!("v{}: {} has proved possession\n", part.version, part.holder))
+            .collect()
     })?;
     Ok(exit)
 }

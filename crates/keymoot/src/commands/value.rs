@@ -13,7 +13,7 @@ const VALUE_BYTES_MAX: u64 = 2 * PLAINTEXT_BYTES_MAX as u64;
 
 /// What a value is bound to.
 #[derive(Debug, clap::Args)]
-pub struct AssociatedData {
+pub(crate) struct AssociatedData {
     /// What the value is bound to, such as customers/17
     #[arg(long, value_name = "TEXT")]
     associated_data: Option<String>,
@@ -24,22 +24,24 @@ pub struct AssociatedData {
 
 impl AssociatedData {
     /// Its bytes.
-    pub fn read(&self) -> anyhow::Result<Option<Base64Bytes>> {
+    pub(crate) fn read(&self) -> anyhow::Result<Option<Base64Bytes>> {
         if let Some(file) = &self.associated_data_file {
             let bytes = files::read(file, PLAINTEXT_BYTES_MAX as u64);
-            return bytes.map(|bytes| Some(Base64Bytes::new(bytes))).map_err(|error| wrong_usage(format!("{error:#}")));
+            return bytes
+                .map(|bytes| Some(Base64Bytes::new(bytes)))
+                .map_err(|error| wrong_usage(format!("{error:#}")));
         }
         Ok(self.associated_data.as_ref().map(|text| Base64Bytes::new(text.as_bytes().to_vec())))
     }
 }
 
 /// All of stdin. That it can't be read says nothing about a value, hence wrong usage.
-pub fn stdin() -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn stdin() -> anyhow::Result<Zeroizing<Vec<u8>>> {
     files::read(Path::new("-"), VALUE_BYTES_MAX).map_err(|error| wrong_usage(format!("{error:#}")))
 }
 
 /// The answer, or the problem or trouble as an error.
-pub fn valid<T>(verdict: Verdict<T>) -> anyhow::Result<T> {
+pub(crate) fn valid<T>(verdict: Verdict<T>) -> anyhow::Result<T> {
     match verdict {
         Verdict::Valid(answer) => Ok(answer),
         Verdict::Invalid(problem) => Err(anyhow::Error::from(problem).context("the value is invalid")),

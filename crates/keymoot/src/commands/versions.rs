@@ -11,10 +11,10 @@ use crate::{
 /// List the key versions, with their states and who has proved them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  keymoot versions --output json | jq '.versions[] | {version, state}'")]
-pub struct Args {}
+pub(crate) struct Args {}
 
 /// Lists them.
-pub async fn run(context: &Context) -> anyhow::Result<Exit> {
+pub(crate) async fn run(context: &Context) -> anyhow::Result<Exit> {
     let answer = context.connect.settle()?.control()?.versions().await.context("asking for the versions")?;
     context.out.result(&answer, |answer| {
         let rows = answer.versions.iter().map(|version| {

@@ -137,7 +137,10 @@ fn data_dir(config: &Config, report: &mut Report) {
     } else if access(&there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         report.error(line, format!("`data_dir`: {} is not writable", there.display()));
     } else if let Some(mode) = mode(path).filter(|mode| mode & WRITABLE_BY_OTHERS != 0) {
-        report.error(line, format!("weak mode {mode:04o}: others can write to `data_dir`; chmod 700 {}", path.display()));
+        report.error(
+            line,
+            format!("weak mode {mode:04o}: others can write to `data_dir`; chmod 700 {}", path.display()),
+        );
     }
 }
 

@@ -170,7 +170,12 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, Report> {
         let (config, report) = Self::read(path);
         match config {
-            Some(config) if report.is_ok() => Ok(config),
+            Some(config) if report.is_ok() => {
+                for Finding { line, text, .. } in &report.findings {
+                    tracing::warn!(line, "configuration: {text}");
+                }
+                Ok(config)
+            }
             _ => Err(report),
         }
     }

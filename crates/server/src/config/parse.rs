@@ -62,8 +62,9 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
     places.data_dir = data_dir.line;
     let data_dir = data_dir.value;
     Some(Config {
-        metadata_url: metadata_url
-            .unwrap_or_else(|| SecretText::new(format!("sqlite://{}", absolute(&data_dir).join("meta.db").display()))),
+        metadata_url: metadata_url.unwrap_or_else(|| {
+            SecretText::new(format!("sqlite://{}", absolute(&data_dir).join("meta.db").display()))
+        }),
         keyring,
         data_dir,
         allow_plain_packages,
@@ -83,8 +84,7 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 fn listen(section: Option<Section<'_>>, places: &mut Places) -> Listen {
-    let mut listen =
-        Listen { data: DATA, control: CONTROL, tls: None, client_ca: None, metrics_token: false };
+    let mut listen = Listen { data: DATA, control: CONTROL, tls: None, client_ca: None, metrics_token: false };
     let Some(section) = section else { return listen };
     let data = section.parsed::<SocketAddr>("data");
     let control = section.parsed::<SocketAddr>("control");
@@ -101,7 +101,8 @@ fn listen(section: Option<Section<'_>>, places: &mut Places) -> Listen {
     listen.data = data.map_or(DATA, At::value);
     listen.control = control.as_ref().map_or(CONTROL, |control| control.value);
     if listen.data == listen.control && listen.data.port() != 0 {
-        section.error(control.map_or(section.line, |control| control.line), "both listeners have the same address");
+        section
+            .error(control.map_or(section.line, |control| control.line), "both listeners have the same address");
     }
     listen.tls = match (cert, key) {
         (Some(cert), Some(key)) => {
@@ -136,11 +137,15 @@ fn address(section: &Section<'_>, schemes: &[&str], places: &mut Places) -> Opti
     let (scheme, rest) = url.value.split_once("://").unwrap_or_default();
     if !schemes.contains(&scheme) {
         let known: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://…")).collect();
-        section.error(url.line, format!("{} has an unknown scheme; known here: {}", section.called("url"), known.join(", ")));
+        section.error(
+            url.line,
+            format!("{} has an unknown scheme; known here: {}", section.called("url"), known.join(", ")),
+        );
         return None;
     }
     if scheme == "sqlite" && !rest.starts_with('/') {
-        section.error(url.line, format!("{} needs an absolute path: sqlite:///absolute/path", section.called("url")));
+        section
+            .error(url.line, format!("{} needs an absolute path: sqlite:///absolute/path", section.called("url")));
         return None;
     }
     let authority = rest.split('/').next().unwrap_or_default();
@@ -193,11 +198,20 @@ fn keys(root: &Section<'_>) -> Vec<At<Key>> {
         }
         if let Some(At { value: name, line }) = name {
             if max_age.is_none() && !only_in_sources {
-                section.warning(line, format!("key {name} has neither `max_age` nor `only_in_sources = true`: no version can retire"));
+                section.warning(
+                    line,
+                    format!(
+                        "key {name} has neither `max_age` nor `only_in_sources = true`: no version can retire"
+                    ),
+                );
             }
             match keys.iter().find(|key| key.value.name == name) {
-                Some(first) => section.error(line, format!("key {name} is declared twice, first on line {}", first.line)),
-                None => keys.push(At { value: Key { name, max_age: max_age.map(At::value), only_in_sources }, line }),
+                Some(first) => {
+                    section.error(line, format!("key {name} is declared twice, first on line {}", first.line))
+                }
+                None => {
+                    keys.push(At { value: Key { name, max_age: max_age.map(At::value), only_in_sources }, line })
+                }
             }
         }
         section.finish();
@@ -215,7 +229,10 @@ fn tokens(root: &Section<'_>, keys: &[At<Key>], places: &mut Places) -> Vec<Toke
         if let Some(first) = same(|a, b| a.name == b.name) {
             root.error(line, format!("token {} is declared twice, first on line {}", token.name, first.line));
         } else if let Some(first) = same(|a, b| a.sha256 == b.sha256) {
-            root.error(line, format!("token {} has the same sha256 as {} on line {}", token.name, first.value.name, first.line));
+            root.error(
+                line,
+                format!("token {} has the same sha256 as {} on line {}", token.name, first.value.name, first.line),
+            );
         } else {
             tokens.push(At { value: token, line });
         }
@@ -229,7 +246,11 @@ fn token(section: Section<'_>, declared: &[At<Key>]) -> Option<Token> {
     let role = section.required("role", section.parsed::<Role>("role"));
     let sha256 = section.required("sha256", section.secret("sha256")).and_then(|(At { value, line }, _)| {
         let digest = value.parse::<Digest>();
-        section.checked("sha256", line, digest.map_err(|_| "it is 64 lower-case hex digits: the SHA-256 of the token's text".into()))
+        section.checked(
+            "sha256",
+            line,
+            digest.map_err(|_| "it is 64 lower-case hex digits: the SHA-256 of the token's text".into()),
+        )
     });
     let keys = section.set::<KeyName>("keys", false);
     let operations = section.set::<Operation>("operations", false);
@@ -278,7 +299,10 @@ fn sources(root: &Section<'_>, keys: &[At<Key>], places: &mut Places) -> Vec<Sou
         }
         let column = |spec: &SourceSpec| (spec.url.clone(), spec.table.clone(), spec.column.clone());
         if let Some(first) = sources.iter().find(|first| column(&first.value) == column(&spec)) {
-            root.error(line, format!("source {} is the same column as {} on line {}", spec.name, first.value.name, first.line));
+            root.error(
+                line,
+                format!("source {} is the same column as {} on line {}", spec.name, first.value.name, first.line),
+            );
             continue;
         }
         sources.push(At { value: spec, line });
@@ -296,8 +320,12 @@ fn source(section: Section<'_>, keys: &[At<Key>], places: &mut Places) -> Option
     let key = section.required("key", section.parsed::<KeyName>("key"));
     let associated_data = section.parsed::<Template>("associated_data");
     let accept_triggers = section.set::<String>("accept_triggers", false);
-    if let Some(table) = table.as_ref().filter(|table| table.value.split('.').count() > 2 || table.value.split('.').any(str::is_empty)) {
-        section.error(table.line, format!("`source.table`: {:?} is neither a table nor schema.table", table.value));
+    if let Some(table) = table
+        .as_ref()
+        .filter(|table| table.value.split('.').count() > 2 || table.value.split('.').any(str::is_empty))
+    {
+        section
+            .error(table.line, format!("`source.table`: {:?} is neither a table nor schema.table", table.value));
     }
     if let Some(id) = &id {
         if id.value.is_empty() || id.value.iter().any(String::is_empty) {

@@ -131,7 +131,10 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         if array.len() > count_max {
-            self.error(line, format!("there are {} of [[{field}]], and at most {count_max} are allowed", array.len()));
+            self.error(
+                line,
+                format!("there are {} of [[{field}]], and at most {count_max} are allowed", array.len()),
+            );
         }
         let mut sections = Vec::new();
         for item in array.iter().take(count_max) {
@@ -276,7 +279,11 @@ impl<'a> Section<'a> {
     }
 
     /// A list whose members are of a checked type and given once each.
-    pub(super) fn set<T: FromStr<Err: fmt::Display> + PartialEq>(&self, field: &'static str, alone: bool) -> Option<At<Vec<T>>> {
+    pub(super) fn set<T: FromStr<Err: fmt::Display> + PartialEq>(
+        &self,
+        field: &'static str,
+        alone: bool,
+    ) -> Option<At<Vec<T>>> {
         let At { value, line } = self.texts(field, alone)?;
         let mut set = Vec::with_capacity(value.len());
         for At { value, line } in value {

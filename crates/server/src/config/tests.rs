@@ -22,7 +22,8 @@ fn report(text: impl AsRef<[u8]>) -> Report {
 fn every_mistake_is_found_at_once_and_on_its_line() {
     let text = include_str!("mistakes.toml");
     let report = report(text);
-    let found: Vec<_> = report.findings.iter().map(|finding| (finding.line.unwrap(), finding.text.as_str())).collect();
+    let found: Vec<_> =
+        report.findings.iter().map(|finding| (finding.line.unwrap(), finding.text.as_str())).collect();
     let mut expected = 0;
     for (index, line) in text.lines().enumerate() {
         let Some((_, wanted)) = line.split_once("#! ") else { continue };
@@ -59,7 +60,8 @@ fn a_file_that_is_no_text_has_one_clear_error() {
 #[test]
 fn two_fields_are_enough() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config::load(&write(dir.path(), "keyring = \"prod\"\ndata_dir = \"/var/lib/keymoot\"\n")).unwrap();
+    let config =
+        Config::load(&write(dir.path(), "keyring = \"prod\"\ndata_dir = \"/var/lib/keymoot\"\n")).unwrap();
     assert_eq!(config.listen.data.to_string(), "127.0.0.1:8200");
     assert_eq!(config.listen.control.to_string(), "127.0.0.1:8201");
     assert_eq!(&*config.metadata_url, "sqlite:///var/lib/keymoot/meta.db");
@@ -72,13 +74,19 @@ fn two_fields_are_enough() {
 fn a_secret_may_lie_in_a_file_or_in_the_environment() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("digest"), format!("{DIGEST}\n")).unwrap();
-    let token = |secret: &str| format!("keyring = \"p\"\ndata_dir = \"d\"\n[[token]]\nname = \"ops\"\nrole = \"operator\"\nsha256 = \"{secret}\"\n");
+    let token = |secret: &str| {
+        format!(
+            "keyring = \"p\"\ndata_dir = \"d\"\n[[token]]\nname = \"ops\"\nrole = \"operator\"\nsha256 = \"{secret}\"\n"
+        )
+    };
     let config = Config::load(&write(dir.path(), token("file:digest"))).unwrap();
     assert_eq!(config.tokens[0].sha256.to_string(), DIGEST);
     assert!(config.data_dir.starts_with(dir.path()), "paths are relative to the file");
-    for (secret, says) in [("file:gone", "can't be read"), ("env:KEYMOOT_NOT_SET", "is not set"), ("ABC", "64 lower-case hex")] {
+    for (secret, says) in
+        [("file:gone", "can't be read"), ("env:KEYMOOT_NOT_SET", "is not set"), ("ABC", "64 lower-case hex")]
+    {
         let report = Config::load(&write(dir.path(), token(secret))).unwrap_err();
-        assert!(report.to_string().contains(&format!(":6: error: `token.sha256`: ")), "{report}");
+        assert!(report.to_string().contains(":6: error: `token.sha256`: "), "{report}");
         assert!(report.to_string().contains(says) && !report.to_string().contains("ABC\""), "{report}");
     }
 }
@@ -107,7 +115,13 @@ async fn the_check_looks_at_modes_certificates_and_sources() {
     let report = check_file(&path).await;
     let text = report.to_string();
     assert!(!report.is_ok());
-    for says in [":4: error: the certificate", ":4: error: weak mode 0644", ":9: error: source a", ":16: ", ":25: error: weak mode 0644"] {
+    for says in [
+        ":4: error: the certificate",
+        ":4: error: weak mode 0644",
+        ":9: error: source a",
+        ":16: ",
+        ":25: error: weak mode 0644",
+    ] {
         assert!(text.contains(says), "{says} is not in\n{text}");
     }
     assert!(text.contains(":2: error: `data_dir`") && !text.contains("u:p@h"), "{text}");
@@ -125,7 +139,13 @@ async fn an_expired_certificate_is_an_error() {
     fs::write(dir.path().join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     fs::write(dir.path().join("k.pem"), key.serialize_pem()).unwrap();
     fs::set_permissions(dir.path().join("k.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-    let path = write(dir.path(), "keyring = \"p\"\ndata_dir = \"d\"\n[listen]\ntls_cert = \"c.pem\"\ntls_key = \"k.pem\"\n");
+    let path = write(
+        dir.path(),
+        "keyring = \"p\"\ndata_dir = \"d\"\n[listen]\ntls_cert = \"c.pem\"\ntls_key = \"k.pem\"\n",
+    );
     let report = check_file(&path).await;
-    assert!(report.to_string().contains(":4: error: the certificate CN=") && report.to_string().contains("expired at"), "{report}");
+    assert!(
+        report.to_string().contains(":4: error: the certificate CN=") && report.to_string().contains("expired at"),
+        "{report}"
+    );
 }

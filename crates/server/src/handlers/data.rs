@@ -2,7 +2,12 @@
 //!
 //! Order of judgement: token → key declared → token's scope → room → body → the value itself.
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::{Duration, Instant}};
+use std::{
+    num::NonZero,
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -197,7 +202,12 @@ fn refuse(bodies: &BodyReader, body: Body) {
     }
 }
 
-fn admit(inner: &Inner, call: Call, name: &str, headers: &HeaderMap) -> Result<crate::http::shed::Admitted, Problem> {
+fn admit(
+    inner: &Inner,
+    call: Call,
+    name: &str,
+    headers: &HeaderMap,
+) -> Result<crate::http::shed::Admitted, Problem> {
     let caller = inner.access.load().caller(headers)?;
     caller.may(inner.serving.load().key(name)?, call.operation())?;
     inner.shed.admit()
@@ -208,7 +218,10 @@ fn stopped() -> Problem {
 }
 
 /// One item, or a batch of them in order, each judged by itself.
-fn each<T, A>(body: &[u8], mut one: impl FnMut(T) -> (Result<A, Problem>, Option<String>)) -> Result<Response, Problem>
+fn each<T, A>(
+    body: &[u8],
+    mut one: impl FnMut(T) -> (Result<A, Problem>, Option<String>),
+) -> Result<Response, Problem>
 where
     T: DeserializeOwned,
     A: Serialize + Referred,
@@ -257,7 +270,11 @@ fn bound(associated_data: &Option<Base64Bytes>) -> &[u8] {
     associated_data.as_deref().unwrap_or_default()
 }
 
-fn encrypt(serving: &Serving, key: &KeyName, item: EncryptRequest) -> (Result<EncryptAnswer, Problem>, Option<String>) {
+fn encrypt(
+    serving: &Serving,
+    key: &KeyName,
+    item: EncryptRequest,
+) -> (Result<EncryptAnswer, Problem>, Option<String>) {
     let sealed = if item.plaintext.len() > PLAINTEXT_BYTES_MAX {
         Err(Problem::new(ErrorCode::TooLarge, format!("a plaintext may have at most {PLAINTEXT_BYTES_MAX} bytes")))
     } else {
@@ -267,12 +284,18 @@ fn encrypt(serving: &Serving, key: &KeyName, item: EncryptRequest) -> (Result<En
     (answer, item.reference)
 }
 
-fn decrypt(serving: &Serving, key: &KeyName, item: DecryptRequest) -> (Result<DecryptAnswer, Problem>, Option<String>) {
+fn decrypt(
+    serving: &Serving,
+    key: &KeyName,
+    item: DecryptRequest,
+) -> (Result<DecryptAnswer, Problem>, Option<String>) {
     let associated_data = bound(&item.associated_data);
     let opened = if item.rewrap {
         serving.decrypt_and_rewrap(key, &item.ciphertext, associated_data)
     } else {
-        serving.decrypt(key, &item.ciphertext, associated_data).map(|(plaintext, version)| (plaintext, version, None))
+        serving
+            .decrypt(key, &item.ciphertext, associated_data)
+            .map(|(plaintext, version)| (plaintext, version, None))
     };
     let answer = opened.map(|(plaintext, version, rewrapped)| DecryptAnswer {
         plaintext: Base64Bytes::new(plaintext),
@@ -284,7 +307,11 @@ fn decrypt(serving: &Serving, key: &KeyName, item: DecryptRequest) -> (Result<De
     (answer, item.reference)
 }
 
-fn rewrap(serving: &Serving, key: &KeyName, item: RewrapRequest) -> (Result<EncryptAnswer, Problem>, Option<String>) {
+fn rewrap(
+    serving: &Serving,
+    key: &KeyName,
+    item: RewrapRequest,
+) -> (Result<EncryptAnswer, Problem>, Option<String>) {
     let rewrapped = serving.rewrap(key, &item.ciphertext, bound(&item.associated_data));
     let answer = rewrapped.map(|(ciphertext, version)| EncryptAnswer { ciphertext, version, reference: None });
     (answer, item.reference)
@@ -300,7 +327,11 @@ fn datakey(serving: &Serving, key: &KeyName, request: &DataKeyRequest) -> Result
     Ok(verdict_response(&DataKeyAnswer { ciphertext, plaintext, version }, Verdict::Valid, 512))
 }
 
-fn datakey_decrypt(serving: &Serving, key: &KeyName, request: &DataKeyDecryptRequest) -> Result<Response, Problem> {
+fn datakey_decrypt(
+    serving: &Serving,
+    key: &KeyName,
+    request: &DataKeyDecryptRequest,
+) -> Result<Response, Problem> {
     let (data_key, version) = serving.datakey_decrypt(key, &request.ciphertext)?;
     let answer = DataKeyDecryptAnswer { plaintext: Base64Bytes::new(data_key), version };
     Ok(verdict_response(&answer, Verdict::Valid, 512))
@@ -327,7 +358,8 @@ struct Meter {
 impl Meter {
     fn new(call: Call) -> Self {
         let verdicts = [Verdict::Valid, Verdict::Invalid, Verdict::Undetermined, Verdict::Mixed].map(|verdict| {
-            let answers = counter!("keymoot_answers_total", "operation" => call.name(), "verdict" => verdict.as_str());
+            let answers =
+                counter!("keymoot_answers_total", "operation" => call.name(), "verdict" => verdict.as_str());
             (verdict.as_str(), answers)
         });
         Self { seconds: histogram!("keymoot_request_seconds", "operation" => call.name()), verdicts }

@@ -89,7 +89,8 @@ impl Access {
 
     /// Who calls; without a known, unexpired token nobody does.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
-        let refuse = || Problem::new(ErrorCode::Unauthenticated, "send a known token as `Authorization: Bearer km_…`");
+        let refuse =
+            || Problem::new(ErrorCode::Unauthenticated, "send a known token as `Authorization: Bearer km_…`");
         let token = bearer(headers).ok_or_else(refuse)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
         let caller = self.callers.get(&digest).ok_or_else(refuse)?;
@@ -124,7 +125,10 @@ impl Access {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a token's end is a date, and ends nothing that can't be given again")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a token's end is a date, and ends nothing that can't be given again"
+)]
 fn now() -> Timestamp {
     Timestamp::now()
 }
@@ -136,6 +140,8 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let token = token.trim_ascii_start();
     let characters = token.strip_prefix(TOKEN_PREFIX.as_bytes())?;
     let base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (scheme.eq_ignore_ascii_case(b"Bearer ") && characters.len() == TOKEN_CHARS && characters.iter().all(base64url))
-        .then_some(token)
+    (scheme.eq_ignore_ascii_case(b"Bearer ")
+        && characters.len() == TOKEN_CHARS
+        && characters.iter().all(base64url))
+    .then_some(token)
 }

@@ -41,9 +41,9 @@ impl Ids {
 
     fn of(&self, headers: &HeaderMap) -> HeaderValue {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        let given = headers.get(REQUEST_ID).filter(|id| {
-            !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(plain)
-        });
+        let given = headers
+            .get(REQUEST_ID)
+            .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(plain));
         given.cloned().unwrap_or_else(|| {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             HeaderValue::try_from(format!("{:08x}-{number:x}", self.boot)).unwrap_or(HeaderValue::from_static("-"))
@@ -63,7 +63,9 @@ pub fn control(router: Router) -> Router {
 
 fn fallbacks(router: Router) -> Router {
     router
-        .fallback(|| async { problem_response(Problem::new(ErrorCode::NotFound, "nothing is served at this address")) })
+        .fallback(|| async {
+            problem_response(Problem::new(ErrorCode::NotFound, "nothing is served at this address"))
+        })
         .method_not_allowed_fallback(|| async {
             problem_response(Problem::new(ErrorCode::MethodNotAllowed, "this address has other methods"))
         })
@@ -83,7 +85,10 @@ async fn around_control(State(ids): State<Arc<Ids>>, request: Request, next: Nex
     let started = Instant::now();
     let id = ids.of(request.headers());
     // The pattern, not the address: a path may hold anything.
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
     let span = tracing::info_span!("request", %method, route, id = id.to_str().unwrap_or_default());
     let mut response = answered(request, next, &id).instrument(span.clone()).await;
@@ -91,7 +96,8 @@ async fn around_control(State(ids): State<Arc<Ids>>, request: Request, next: Nex
     let status = response.status().as_u16();
     let took = started.elapsed();
     span.in_scope(|| tracing::debug!(status, took_us = took.as_micros() as u64, "answered"));
-    counter!("keymoot_control_requests_total", "route" => route.clone(), "status" => status.to_string()).increment(1);
+    counter!("keymoot_control_requests_total", "route" => route.clone(), "status" => status.to_string())
+        .increment(1);
     histogram!("keymoot_control_request_seconds", "route" => route).record(took);
     response
 }

@@ -83,7 +83,11 @@ pub async fn serve(bound: Bound, tls: TlsHandle, router: Router, limits: Limits,
     tasks.close();
     // Each connection ends itself in time; the second is for the runtime.
     if timeout(limits.drain_timeout + Duration::from_secs(1), tasks.wait()).await.is_err() {
-        tracing::warn!(listener = limits.name, open = tasks.len(), "connections were cut at the end of the drain time");
+        tracing::warn!(
+            listener = limits.name,
+            open = tasks.len(),
+            "connections were cut at the end of the drain time"
+        );
     }
 }
 

@@ -95,7 +95,9 @@ impl Daemon {
 
     async fn send(&self, line: &str, token: &str, more: &str, body: &[u8]) -> Answer {
         let mut stream = self.connect().await;
-        let head = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n{more}\r\n");
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n{more}\r\n"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(body).await.unwrap();
         read(&mut stream).await
@@ -123,23 +125,33 @@ const LONG: Duration = Duration::from_secs(10);
 #[tokio::test(flavor = "multi_thread")]
 async fn values_are_served_one_by_one_and_in_batches() {
     let daemon = start(Limits::DATA, LONG).await;
-    let made = daemon.post("pii/encrypt", json!({"plaintext": "NDExMQ==", "associated_data": "cm93", "reference": "r"})).await;
+    let made = daemon
+        .post("pii/encrypt", json!({"plaintext": "NDExMQ==", "associated_data": "cm93", "reference": "r"}))
+        .await;
     assert_eq!((made.status, made.verdict(), &made.json["reference"]), (200, "valid", &json!("r")));
-    let opened = daemon.post("pii/decrypt", json!({"ciphertext": made.json["ciphertext"], "associated_data": "cm93"})).await;
+    let opened = daemon
+        .post("pii/decrypt", json!({"ciphertext": made.json["ciphertext"], "associated_data": "cm93"}))
+        .await;
     assert_eq!(opened.json, json!({"plaintext": "NDExMQ==", "version": 10, "verdict": "valid"}));
 
     let row = "cm93IDE=";
     let batch = daemon
-        .post("pii/decrypt", json!({"items": [
-            {"ciphertext": daemon.old, "associated_data": row, "rewrap": true, "reference": "good"},
-            {"ciphertext": "km:v9:x", "reference": "bad"},
-            {"ciphertext": daemon.old},
-        ]}))
+        .post(
+            "pii/decrypt",
+            json!({"items": [
+                {"ciphertext": daemon.old, "associated_data": row, "rewrap": true, "reference": "good"},
+                {"ciphertext": "km:v9:x", "reference": "bad"},
+                {"ciphertext": daemon.old},
+            ]}),
+        )
         .await;
     assert_eq!((batch.status, batch.verdict()), (200, "mixed"));
     let items = batch.json["items"].as_array().unwrap();
     assert!(items[0]["rewrapped"].as_str().unwrap().starts_with("km:v10:"));
-    assert_eq!((&items[1]["error"]["code"], &items[1]["reference"]), (&json!("malformed_ciphertext"), &json!("bad")));
+    assert_eq!(
+        (&items[1]["error"]["code"], &items[1]["reference"]),
+        (&json!("malformed_ciphertext"), &json!("bad"))
+    );
     assert_eq!(items[2]["error"]["verdict"], "invalid");
     assert_eq!(daemon.post("pii/decrypt", json!({"items": []})).await.verdict(), "undetermined");
 
@@ -178,11 +190,17 @@ async fn every_refusal_is_a_problem_with_a_verdict() {
         let answer = daemon.send(line, &token, more, b"").await;
         assert_eq!((answer.status, answer.json["code"].as_str()), (status, Some(code)), "{line}");
         assert_eq!(answer.verdict(), "undetermined", "{line}");
-        assert!(answer.head.contains("application/problem+json") && answer.head.contains("x-request-id: "), "{line}");
+        assert!(
+            answer.head.contains("application/problem+json") && answer.head.contains("x-request-id: "),
+            "{line}"
+        );
     }
     let body = b"{\"ciphertext\": \"\xff\"}";
     let length = format!("content-length: {}\r\n", body.len());
-    assert_eq!(daemon.send("POST /v1/keys/pii/decrypt", &token("a"), &length, body).await.json["code"], "bad_request");
+    assert_eq!(
+        daemon.send("POST /v1/keys/pii/decrypt", &token("a"), &length, body).await.json["code"],
+        "bad_request"
+    );
     let keys = daemon.send("GET /v1/keys", &token("a"), "", b"").await;
     assert_eq!((&keys.json["keys"][0]["name"], &keys.json["primary"]), (&json!("pii"), &json!(10)));
 }
@@ -200,7 +218,11 @@ async fn a_body_has_a_limit_in_bytes_and_in_time_and_a_client_that_reads_late_st
     chunked.extend_from_slice(&big);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
     let answer = daemon.send(line, &token("a"), "transfer-encoding: chunked\r\n", &chunked).await;
-    assert!(answer.status == 413 || answer.json["detail"].as_str().unwrap().contains("did not arrive"), "{}", answer.head);
+    assert!(
+        answer.status == 413 || answer.json["detail"].as_str().unwrap().contains("did not arrive"),
+        "{}",
+        answer.head
+    );
     let answer = daemon.send(line, &token("a"), "content-length: 100\r\n", b"{").await;
     assert_eq!((answer.status, answer.json["code"].as_str()), (400, Some("bad_request")));
     assert!(answer.json["detail"].as_str().unwrap().contains("did not arrive within"));

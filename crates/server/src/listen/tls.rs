@@ -84,7 +84,8 @@ fn server_config(
     key: &Arc<CertifiedKey>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(refused)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(refused)?;
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
@@ -115,7 +116,8 @@ fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
 pub(crate) fn read_pair(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(&files.cert)?;
     let pem = read_pem(&files.key)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| file_error(&files.key, "there is no private key in it"))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| file_error(&files.key, "there is no private key in it"))?;
     let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| file_error(&files.key, error))?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
@@ -132,7 +134,9 @@ pub(crate) fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>
     for certificate in read_certificates(path)? {
         roots.add(certificate).map_err(|error| file_error(path, error))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(|error| file_error(path, error))
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| file_error(path, error))
 }
 
 /// Where the pair of a node without certificates lies.
@@ -141,7 +145,9 @@ pub(crate) fn self_signed_files(data_dir: &Path) -> TlsFiles {
 }
 
 fn self_signed(config: &Config) -> Result<Arc<CertifiedKey>, TlsError> {
-    if let Some(address) = [config.listen.data, config.listen.control].into_iter().find(|address| !address.ip().is_loopback()) {
+    if let Some(address) =
+        [config.listen.data, config.listen.control].into_iter().find(|address| !address.ip().is_loopback())
+    {
         return Err(TlsError::NotLoopback(address));
     }
     let files = self_signed_files(&config.data_dir);
@@ -153,7 +159,11 @@ fn self_signed(config: &Config) -> Result<Arc<CertifiedKey>, TlsError> {
 }
 
 fn make_self_signed(data_dir: &Path, files: &TlsFiles) -> Result<(), TlsError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|error| file_error(data_dir, error))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(|error| file_error(data_dir, error))?;
     let made = rcgen::generate_simple_self_signed(LOOPBACK_NAMES.map(String::from)).map_err(refused)?;
     // The key first: a crash in between leaves no certificate, and both are made again.
     write_private(&files.key, Zeroizing::new(made.signing_key.serialize_pem()).as_bytes())?;

@@ -106,8 +106,8 @@ impl Node {
         });
     }
 
-    /// Jobs that ran go on by themselves.
-    pub(super) fn resume_jobs(&self) {
+    /// Jobs that ran go on by themselves, as soon as there is a key.
+    pub(crate) fn resume_jobs(&self) {
         let Some(node) = self.this.upgrade() else { return };
         self.tasks.spawn(async move {
             match node.jobs.resume_all().await {
@@ -116,7 +116,7 @@ impl Node {
                         tracing::info!(%id, "rekey job goes on at its checkpoint");
                     }
                 }
-                Err(error) => tracing::warn!(%error, "jobs could not be looked up; tried again at the next unlock"),
+                Err(error) => tracing::warn!(%error, "jobs could not be looked up: restart the daemon to resume them"),
             }
         });
     }

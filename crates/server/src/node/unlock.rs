@@ -120,7 +120,6 @@ impl Node {
         self.load_proofs(core).await;
         self.rebuild(core);
         self.catch_up(core).await;
-        self.resume_jobs();
         self.sample_in_background();
     }
 

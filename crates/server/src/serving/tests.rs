@@ -92,7 +92,8 @@ mod base64url {
     pub(super) fn encode(bytes: &[u8]) -> String {
         let mut text = String::new();
         for chunk in bytes.chunks(3) {
-            let bits = chunk.iter().enumerate().fold(0u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+            let bits =
+                chunk.iter().enumerate().fold(0u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
             for at in 0..=chunk.len() {
                 text.push(ALPHABET[(bits >> (18 - 6 * at) & 63) as usize] as char);
             }
