@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -181,6 +181,20 @@ impl World {
         assert!(daemon.child.wait().unwrap().success());
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.daemon.as_mut().unwrap().child.try_wait().unwrap();
+        if ended.is_some() {
+            self.daemon = None;
+        }
+        ended
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().child.id()
     }
@@ -198,16 +212,34 @@ impl World {
     }
 
     /// Any request with a body as it stands.
+    #[track_caller]
     pub fn raw(&self, url: String, method: &str, token: Option<&str>, body: Vec<u8>) -> Answer {
+        self.try_raw(url, method, token, body).unwrap()
+    }
+
+    /// The same of a daemon that may be gone.
+    pub fn try_raw(
+        &self,
+        url: String,
+        method: &str,
+        token: Option<&str>,
+        body: Vec<u8>,
+    ) -> Result<Answer, reqwest::Error> {
         let mut request = self.http().request(method.parse().unwrap(), url).body(body);
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().unwrap();
+        let response = request.send()?;
         let verdict = response.headers().get("keymoot-verdict").map(|value| value.to_str().unwrap().to_owned());
         let status = response.status().as_u16();
-        let bytes = response.bytes().unwrap();
-        Answer { status, verdict, json: serde_json::from_slice(&bytes).unwrap_or(Json::Null) }
+        let bytes = response.bytes()?;
+        Ok(Answer { status, verdict, json: serde_json::from_slice(&bytes).unwrap_or(Json::Null) })
+    }
+
+    /// What a running daemon answers, and nothing of one that is gone.
+    pub fn try_get(&self, path: &str) -> Option<Json> {
+        let answer = self.try_raw(format!("{}{path}", self.control_url()), "GET", Some(OPERATOR), vec![]).ok()?;
+        (answer.status == 200).then_some(answer.json)
     }
 
     pub fn control(&self, method: &str, path: &str, token: Option<&str>, body: Json) -> Answer {

@@ -39,7 +39,7 @@ pub enum ControlError {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// No whole answer came.
-    #[error("{0}")]
+    #[error(transparent)]
     Transport(#[from] TransportError),
     /// An answer came that is not Keymoot's.
     #[error("an answer with status {status} that is not Keymoot's: {reason}")]

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        census, certificate, completions, config, decrypt, encrypt, holder, init, inspect, man, rekey, retire,
+        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man, rekey, retire,
         rotate, seal, server, status, token, unlock, versions,
     },
     exit::Exit,
@@ -46,6 +46,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 undetermined (tr
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
+    Dev(dev::Args),
     Server(server::Args),
     #[command(flatten)]
     Operate(Operate),
@@ -95,6 +97,8 @@ impl Cli {
         let context = Context { connect: self.connect, out: Output::new(self.output) };
         match self.command {
             Command::Server(args) => server::run(&args),
+            Command::Demo(args) => demo::run(&context, &args),
+            Command::Dev(args) => dev::run(&context, &args),
             Command::Operate(command) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(command.run(&context))

@@ -120,7 +120,6 @@ fn a_version_is_staged_where_there_is_randomness() {
 }
 
 #[test]
-#[ignore = "needs strace: cargo test -p keymoot-keyring --test coefficients -- --ignored"]
 fn fault_06_when_the_random_source_fails_no_share_is_issued() {
     let child = |inject: &str| {
         let output = Command::new("strace")

@@ -97,6 +97,10 @@ pub fn adopt<'a>(
     let revision = next.manifest().revision;
     for record in current.manifest().required() {
         let version = record.version;
+        // A version that was given up at a rollback vouches again once it is loaded.
+        if record.given_up.is_some() && loaded(version).is_none() {
+            continue;
+        }
         let key = loaded(version)
             .filter(|key| key.key_id() == record.key_id)
             .ok_or(Divergence::KeyGone { revision, version })?;

@@ -74,6 +74,11 @@ pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &Activatio
         proofs(record, facts, &mut missing);
         way_back(manifest, facts.proofs, &mut missing);
     }
+    // A wrong configuration closes no way back.
+    if rollback {
+        missing.retain(|entry| entry.code != "config_differs");
+        return missing;
+    }
     for source in &facts.samples_failed {
         let detail = "the source was reached and not one sampled value of a version authenticated: a wrong key name \
              or associated data?";
@@ -218,14 +223,15 @@ pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missi
         missing.push(Missing::new("not_settled", Some(node.to_string()), detail));
     }
     let stopped = facts.stopped.unwrap_or(facts.now);
-    let sources = sources(manifest, facts);
-    censuses(facts, &sources, stopped, &mut missing);
-    let quarantined = facts.quarantined.iter().filter(|(source, rows)| *rows > 0 && !is_gone(manifest, source));
-    for (source, rows) in quarantined {
+    censuses(facts, &counted(manifest, facts), stopped, &mut missing);
+    // What was declared and is asked about no more is gone, and nobody can repair its rows.
+    let known = |source: &SourceName| manifest.declared.sources.iter().any(|declared| declared.name == *source);
+    let gone = |source: &SourceName| known(source) && !facts.sources.contains(source);
+    for (source, rows) in facts.quarantined.iter().filter(|(source, rows)| *rows > 0 && !gone(source)) {
         let detail = format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
         missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
     }
-    for source in sources.declared.iter().filter(|source| !facts.configured.contains(source)) {
+    for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
         let detail = "was declared once and is not in the configuration; bring it back, or declare it gone by name";
         missing.push(Missing::new("source_missing", Some(source.to_string()), detail));
     }
@@ -248,24 +254,14 @@ fn stopped_encrypting(manifest: &Manifest, facts: &RetirementFacts<'_>, missing:
     missing.push(Missing::new("not_settled", Some(format!("v{version}")), detail));
 }
 
-/// Which sources are asked about: absence from a list is no evidence.
-struct Sources<'a> {
-    /// Ever declared and not gone, by the manifest or by the facts: each must be there and counted.
-    declared: BTreeSet<&'a SourceName>,
-    /// These, and what else was counted and is not gone: what was found in them counts.
-    counted: BTreeSet<&'a SourceName>,
-}
-
-fn sources<'a>(manifest: &'a Manifest, facts: &'a RetirementFacts<'_>) -> Sources<'a> {
-    let known = manifest.declared.sources.iter().filter(|source| source.gone.is_none());
-    let declared: BTreeSet<_> = known.map(|source| &source.name).chain(facts.sources).collect();
+/// What was found in a source counts unless the manifest itself says that it is gone: that it is not on the list
+/// of those that are asked about is no reason to look away.
+fn counted<'a>(manifest: &Manifest, facts: &RetirementFacts<'a>) -> BTreeSet<&'a SourceName> {
+    let gone = |source: &SourceName| {
+        manifest.declared.sources.iter().any(|declared| declared.name == *source && declared.gone.is_some())
+    };
     let found = newest(facts).iter().flat_map(|census| &census.sources).map(|found| &found.source);
-    let found = found.filter(|source| !is_gone(manifest, source));
-    Sources { counted: declared.iter().copied().chain(found).collect(), declared }
-}
-
-fn is_gone(manifest: &Manifest, source: &SourceName) -> bool {
-    manifest.declared.sources.iter().any(|declared| declared.name == *source && declared.gone.is_some())
+    facts.sources.iter().chain(found.filter(|source| !gone(source))).collect()
 }
 
 /// The newest two censuses.
@@ -278,7 +274,12 @@ pub fn census_from(stopped: Duration, max_write_delay: Duration) -> Duration {
     stopped.saturating_add(max_write_delay)
 }
 
-fn censuses(facts: &RetirementFacts<'_>, sources: &Sources<'_>, stopped: Duration, missing: &mut Vec<Missing>) {
+fn censuses(
+    facts: &RetirementFacts<'_>,
+    counted: &BTreeSet<&SourceName>,
+    stopped: Duration,
+    missing: &mut Vec<Missing>,
+) {
     let from = census_from(stopped, facts.max_write_delay);
     if facts.census_running {
         missing.push(Missing::new("census_running", None, "a census is running; ask again when it is done"));
@@ -293,7 +294,7 @@ fn censuses(facts: &RetirementFacts<'_>, sources: &Sources<'_>, stopped: Duratio
         }
         missing.push(Missing::new("census_stale", None, detail));
     }
-    for source in &sources.counted {
+    for source in counted {
         for census in newest {
             census_of_source(facts, source, census, missing);
         }

@@ -257,23 +257,32 @@ fn only_a_version_that_encrypts_no_more_retires() {
 }
 
 #[test]
-fn every_source_and_key_that_was_ever_declared_is_asked_about_whatever_the_facts_list() {
-    let forgotten = all_right().with(|case| {
+fn every_key_that_was_ever_declared_is_asked_about_whatever_the_facts_list() {
+    let none = all_right().with(|case| case.keys.clear());
+    assert_eq!(none.named(), [about("key_undeclared", "pii"), about("key_undeclared", "auth")]);
+}
+
+#[test]
+fn a_source_that_this_very_request_declares_gone_is_asked_about_no_more_but_what_was_found_counts() {
+    // The manifest does not say so yet; the caller leaves it out of the list.
+    let case = all_right().with(|case| {
         case.sources.remove(1);
         case.configured.remove(1);
-        case.keys.remove(0);
-        for census in &mut case.censuses {
-            census.sources.remove(1);
-        }
+        case.quarantined = vec![(source("b.y"), 3)];
+        case.censuses.iter_mut().for_each(|census| drop(census.sources.remove(1)));
     });
-    assert_eq!(forgotten.named(), [about("source_missing", "b.y"), about("key_undeclared", "pii")]);
-    let nothing = all_right().with(|case| {
-        case.sources.clear();
-        case.configured.clear();
-        case.keys.clear();
-        case.censuses.iter_mut().for_each(|census| census.sources.clear());
+    assert_eq!(case.named(), []);
+    let found = case.with(|case| {
+        case.censuses[0].sources.push(counted(&source("b.y")));
+        case.censuses[0].sources[2].values.push((v(9), 1));
     });
-    assert_eq!(nothing.named().len(), 3 + 2);
+    assert_eq!(found.named(), [about("values_left", "b.y")]);
+}
+
+#[test]
+fn rows_in_quarantine_of_a_source_that_nobody_declared_block_too() {
+    let case = all_right().with(|case| case.quarantined = vec![(source("unheard.of"), 1)]);
+    assert_eq!(case.named(), [about("quarantine_left", "unheard.of")]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use self::{
         control::{self, ControlState},
         data::{self, DataState},
     },
-    http::{auth::Access, layers, shed::Shed},
+    http::{auth::Access, fault::{self, Fault}, layers, shed::Shed},
     listen::{Bound, Limits, Tls, TlsError},
     node::Node,
     serving::{LastUse, Serving},
@@ -85,13 +85,21 @@ impl StartError {
 /// # Errors
 /// Whatever keeps it from starting. Once it listens it ends only by a signal.
 pub fn run(config_file: &Path) -> Result<(), StartError> {
+    run_with(config_file, None)
+}
+
+/// The same, in trouble if so wanted: what `keymoot dev` shows, and no configuration can ask for.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(config_file: &Path, fault: Option<Fault>) -> Result<(), StartError> {
     telemetry::init_logs();
     let config = Config::load(config_file).map_err(StartError::Config)?;
     let metrics = Metrics::install()?;
     // Services get all cores, and people two threads that no service can fill.
     let data_runtime = runtime("data", None)?;
     let control_runtime = runtime("control", Some(2))?;
-    let outcome = control_runtime.block_on(serve(config_file, config, metrics, &data_runtime));
+    let outcome = control_runtime.block_on(serve(config_file, config, metrics, &data_runtime, fault));
     data_runtime.shutdown_timeout(STOP_TIMEOUT);
     control_runtime.shutdown_timeout(STOP_TIMEOUT);
     outcome
@@ -106,7 +114,13 @@ fn runtime(name: &'static str, threads: Option<usize>) -> io::Result<Runtime> {
     builder.build()
 }
 
-async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtime: &Runtime) -> Result<(), StartError> {
+async fn serve(
+    config_file: &Path,
+    config: Config,
+    metrics: Metrics,
+    data_runtime: &Runtime,
+    fault: Option<Fault>,
+) -> Result<(), StartError> {
     let metadata = open_metadata(&config.metadata_url)?;
     let tls = Tls::load(&config)?;
     let access = Arc::new(ArcSwap::from_pointee(Access::new(&config)));
@@ -132,7 +146,8 @@ async fn serve(config_file: &Path, config: Config, metrics: Metrics, data_runtim
         config_file: config_file.into(),
     };
     let control_router = layers::control(control::routes(state.clone()));
-    let data_router = layers::data(data::routes(DataState::new(access, serving, Shed::default())));
+    let data_routes = data::routes(DataState::new(access, serving, Shed::default()));
+    let data_router = layers::data(fault::around(data_routes, fault));
 
     let stop = CancellationToken::new();
     let data_task =

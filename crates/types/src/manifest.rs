@@ -1,7 +1,10 @@
 //! What is known about a keyring without any secret: a chain of revisions.
 //!
-//! Lists, never objects keyed by a version, and ascending by number. Fields that this build does not know are
-//! kept as they came, so that an old and a new build can run side by side.
+//! Lists, never objects keyed by a version, and ascending by number. What is received is digested and vouched for
+//! with every field as it came; a next revision keeps the unknown fields of the manifest and of its versions, so
+//! that an old and a new build can run side by side.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -214,8 +217,9 @@ pub struct ManifestDocument {
 impl ManifestDocument {
     /// Reads and checks a stored manifest, unknown fields included.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        // From the bytes, not from the tree: a name given twice is an error only there.
+        let manifest: Manifest = serde_json::from_slice(bytes)?;
         let json: Json = serde_json::from_slice(bytes)?;
-        let manifest: Manifest = serde_json::from_value(json.clone())?;
         check(&manifest)?;
         Self::build(manifest, json)
     }
@@ -228,6 +232,9 @@ impl ManifestDocument {
     }
 
     fn build(manifest: Manifest, mut json: Json) -> Result<Self, ManifestError> {
+        if !numbers_are_exact(&json) {
+            return Err(ManifestError::Inconsistent("a number is beyond 2^53, where canonical JSON is not exact".into()));
+        }
         let canonical = serde_json_canonicalizer::to_vec(&json)?;
         if let Some(object) = json.as_object_mut() {
             object.remove("macs");
@@ -257,6 +264,21 @@ impl ManifestDocument {
     }
 }
 
+/// RFC 8785 writes numbers as doubles: beyond 2^53 - 1 two manifests could have one digest.
+fn numbers_are_exact(json: &Json) -> bool {
+    const EXACT_MAX: u64 = (1 << 53) - 1;
+    match json {
+        Json::Number(number) => {
+            number.is_f64()
+                || number.as_u64().is_some_and(|number| number <= EXACT_MAX)
+                || number.as_i64().is_some_and(|number| number.unsigned_abs() <= EXACT_MAX)
+        }
+        Json::Array(items) => items.iter().all(numbers_are_exact),
+        Json::Object(fields) => fields.values().all(numbers_are_exact),
+        Json::Null | Json::Bool(_) | Json::String(_) => true,
+    }
+}
+
 fn check(manifest: &Manifest) -> Result<(), ManifestError> {
     let refuse = |reason: String| Err(ManifestError::Inconsistent(reason));
     if manifest.revision == 0 {
@@ -270,15 +292,32 @@ fn check(manifest: &Manifest) -> Result<(), ManifestError> {
     if primaries.iter().map(|record| record.version).ne([manifest.primary]) {
         return refuse(format!("exactly v{} must be primary", manifest.primary));
     }
+    if !manifest.macs.is_sorted_by(|a, b| a.version < b.version) {
+        return refuse("macs are not ascending by number, one a version".into());
+    }
+    if !manifest.canaries.is_sorted_by(|a, b| (a.version, &a.key) < (b.version, &b.key)) {
+        return refuse("canaries are not ascending by version and key".into());
+    }
     for record in &manifest.versions {
-        let set = &record.share_set;
-        let version = record.version;
-        if set.threshold < 2 || usize::from(set.threshold) > set.holders.len() {
-            return refuse(format!("v{version} needs {} of {} shares", set.threshold, set.holders.len()));
-        }
-        if !set.holders.is_sorted_by(|a, b| a.x < b.x) {
-            return refuse(format!("the holders of v{version} are not ascending by x"));
+        let sets = [Some(&record.share_set), record.share_set.pending.as_deref()];
+        for set in sets.into_iter().flatten() {
+            check_set(record.version, set)?;
         }
     }
     Ok(())
+}
+
+fn check_set(version: KeyVersion, set: &ShareSet) -> Result<(), ManifestError> {
+    let refuse = |reason: String| Err(ManifestError::Inconsistent(reason));
+    if set.threshold < 2 || usize::from(set.threshold) > set.holders.len() {
+        return refuse(format!("v{version} needs {} of {} shares", set.threshold, set.holders.len()));
+    }
+    if !set.holders.is_sorted_by(|a, b| a.x < b.x) {
+        return refuse(format!("the holders of v{version} are not ascending by x"));
+    }
+    let mut names = BTreeSet::new();
+    match set.holders.iter().find(|holder| !names.insert(&holder.name)) {
+        Some(twice) => refuse(format!("{} holds two shares of v{version}", twice.name)),
+        None => Ok(()),
+    }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 pub struct NameError {
     /// What was wanted, such as `key name`.
     pub kind: &'static str,
-    /// What was given, cut to 80 characters.
+    /// What was given, cut to 16 characters: a secret pasted into the wrong place must not be repeated.
     pub text: String,
     /// The rule that it breaks.
     pub rule: &'static str,
@@ -38,7 +38,7 @@ macro_rules! name {
                 if check(text) {
                     Ok(Self(text.into()))
                 } else {
-                    Err(NameError { kind: $kind, text: text.chars().take(80).collect(), rule: $rule })
+                    Err(NameError { kind: $kind, text: text.chars().take(16).collect(), rule: $rule })
                 }
             }
         }

@@ -68,6 +68,9 @@ pub enum PartsFileError {
         /// Its second.
         line: usize,
     },
+    /// Longer than any holder's file.
+    #[error("it has {0} bytes, and a parts file has at most 65536")]
+    TooLong(usize),
     /// No part in the whole file.
     #[error("there is no part in it")]
     Empty,
@@ -79,6 +82,9 @@ impl PartsFile {
 
     /// Reads a parts file. Blanks around a line and a name, and CRLF, are a text editor's and allowed.
     pub fn parse(text: &str) -> Result<Self, PartsFileError> {
+        if text.len() > Self::BYTES_MAX {
+            return Err(PartsFileError::TooLong(text.len()));
+        }
         let mut lines: Vec<(String, Zeroizing<String>)> = Vec::new();
         let mut numbers = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -94,7 +100,9 @@ impl PartsFile {
             }
             if let Some(at) = lines.iter().position(|(known, _)| known == name) {
                 let first = numbers.get(at).copied().unwrap_or(number);
-                return Err(PartsFileError::Duplicate { name: name.into(), first, line: number });
+                // Only what is a name is repeated: with the two sides swapped it would be the share.
+                let name = name.parse::<PartName>().map_or_else(|_| "a name".into(), |name| name.to_string());
+                return Err(PartsFileError::Duplicate { name, first, line: number });
             }
             lines.push((name.into(), Zeroizing::new(share.into())));
             numbers.push(number);
@@ -146,7 +154,11 @@ mod tests {
         for (text, error) in [
             ("kmshare1secret", PartsFileError::NotAPart { line: 1 }),
             ("# x\nname:", PartsFileError::NotAPart { line: 2 }),
-            ("a: b\na: c", PartsFileError::Duplicate { name: "a".into(), first: 1, line: 2 }),
+            ("secret: b\nsecret: c", PartsFileError::Duplicate { name: "a name".into(), first: 1, line: 2 }),
+            (
+                "a-keyPart-v9: b\n\na-keyPart-v9: c",
+                PartsFileError::Duplicate { name: "a-keyPart-v9".into(), first: 1, line: 3 },
+            ),
             ("# nothing", PartsFileError::Empty),
         ] {
             let found = PartsFile::parse(text).err();

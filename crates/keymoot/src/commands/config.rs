@@ -21,6 +21,9 @@ pub(crate) enum Command {
 pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
     let Command::Check { file } = command;
     let report = keymoot_server::config::check_file(file).await;
-    context.out.result(&report, ToString::to_string)?;
+    context.out.result(&report, |report| {
+        let text = report.to_string();
+        if text.is_empty() { format!("{}: nothing is wrong", file.display()) } else { text }
+    })?;
     Ok(if report.is_ok() { Exit::Done } else { Exit::Usage })
 }

@@ -5,6 +5,8 @@ pub(crate) mod certificate;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod decrypt;
+pub(crate) mod demo;
+pub(crate) mod dev;
 pub(crate) mod encrypt;
 pub(crate) mod holder;
 pub(crate) mod init;

@@ -147,7 +147,9 @@ fn line(job: &Job, source: &SourceProgress) -> String {
 /// `460900 of ~752865 (61 %)`; `~` stands before a total that was estimated.
 pub(crate) fn of_total(source: &SourceProgress) -> String {
     let about = if source.total_exact { "" } else { "~" };
-    let percent = source.scanned.saturating_mul(100).checked_div(source.total).unwrap_or(100).min(100);
+    // Before the first look at a table nothing is known of it; an empty one is done.
+    let of_none = if source.total_exact { 100 } else { 0 };
+    let percent = source.scanned.saturating_mul(100).checked_div(source.total).unwrap_or(of_none).min(100);
     format!("{} of {about}{} ({percent} %)", source.scanned, source.total)
 }
 

@@ -125,7 +125,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
 }
 
 /// `km_` and 43 base64url characters.
-fn new_token() -> anyhow::Result<Zeroizing<String>> {
+pub(crate) fn new_token() -> anyhow::Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0; RANDOM_BYTES]);
     getrandom::fill(bytes.as_mut()).map_err(|error| anyhow!("the kernel gives no randomness: {error}"))?;
     let mut token = Zeroizing::new(PREFIX.to_owned());

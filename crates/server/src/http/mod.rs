@@ -3,10 +3,11 @@
 //! # Layout
 //!
 //! [`auth`] says who calls, [`shed`] whether there is room, [`body`] reads what was sent, [`problem`] makes
-//! trouble into an answer, [`layers`] goes around every handler.
+//! trouble into an answer, [`layers`] goes around every handler. [`fault`] makes trouble to try things on.
 
 pub mod auth;
 pub mod body;
+pub mod fault;
 pub mod layers;
 pub mod problem;
 pub mod shed;

@@ -45,7 +45,7 @@ impl Node {
                     self.config.load().keyring
                 ));
             }
-            LastGood::Good(document) => core.adopted = Some(document),
+            LastGood::Good(document) => core.adopted = Some(*document),
             LastGood::Damaged(why) => {
                 tracing::error!(why, "the last good manifest can't be read");
                 core.last_good_damaged = Some(why);
@@ -98,7 +98,14 @@ impl Node {
         }
         let mut ahead: Vec<ManifestDocument> = Vec::new();
         for step in 1..=STEPS_MAX as u64 {
-            let Some(record) = self.metadata.get(&key(revision + step)).await? else { break };
+            let Some(record) = self.metadata.get(&key(revision + step)).await? else {
+                // Only at a start: listing all of them is too much for every look.
+                let highest = if core.loaded.is_empty() { self.highest_stored().await? } else { 0 };
+                if highest > revision + step {
+                    return Ok(Err(Divergence::Gap { revision: revision + step }));
+                }
+                break;
+            };
             let next = match parse(&record, revision + step) {
                 Ok(next) => next,
                 Err(divergence) => return Ok(Err(divergence)),
@@ -238,7 +245,8 @@ impl Node {
             return Ok(ManifestAnswer { revision: stored, digest: current.digest() });
         }
         let mut manifest = revise::next(&current);
-        manifest.revision = manifest.revision.max(stored + 1);
+        let above = stored.checked_add(1).ok_or_else(|| conflict("the store holds the last revision that there can be"))?;
+        manifest.revision = manifest.revision.max(above);
         self.publish(&mut core, manifest, &[]).await?;
         let (revision, digest) = adopt::identity(core.manifest()?);
         tracing::warn!(revision, "the manifest was published again above everything that was seen");

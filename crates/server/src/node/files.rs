@@ -22,7 +22,7 @@ pub(crate) enum LastGood {
     /// There never was one, or it was removed.
     Absent,
     /// The manifest.
-    Good(ManifestDocument),
+    Good(Box<ManifestDocument>),
     /// Something that is no manifest: why.
     Damaged(String),
 }
@@ -60,7 +60,7 @@ impl Files {
             .map_err(|error| error.to_string())
             .and_then(|bytes| ManifestDocument::parse(&bytes).map_err(|error| error.to_string()));
         match read {
-            Ok(document) => LastGood::Good(document),
+            Ok(document) => LastGood::Good(Box::new(document)),
             Err(error) => LastGood::Damaged(format!("{}: {error}", path.display())),
         }
     }

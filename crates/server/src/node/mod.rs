@@ -67,6 +67,7 @@ pub struct Node {
 }
 
 /// What changes, under one lock.
+#[derive(Default)]
 pub(crate) struct Core {
     /// The manifest that this node has adopted.
     adopted: Option<ManifestDocument>,
@@ -231,30 +232,6 @@ fn failed_canaries(
         })
         .map(|canary| (canary.version, canary.key.clone()))
         .collect()
-}
-
-impl Default for Core {
-    fn default() -> Self {
-        Self {
-            adopted: None,
-            ahead: Vec::new(),
-            confirmed: None,
-            diverged: None,
-            store_away: None,
-            last_good_damaged: None,
-            unlock: Unlock::default(),
-            loaded: Loaded::new(),
-            missing: Vec::new(),
-            request: None,
-            packages: BTreeMap::new(),
-            proofs: Proofs::default(),
-            canaries_failed: Vec::new(),
-            elapsed: Elapsed::default(),
-            clock_resumed: false,
-            last_use: BTreeMap::new(),
-            samples: Vec::new(),
-        }
-    }
 }
 
 impl Core {

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use keymoot_api::Problem;
 use keymoot_types::KeyVersion;
 use serde::{Deserialize, Serialize};
 
-use super::{Core, Node, record};
+use super::{Core, Node, record, store_problem};
 
 /// What a wait begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,18 @@ impl Node {
         {
             // Without the record the wait begins when it is first asked for.
             tracing::warn!(%error, key, "the beginning of a wait could not be recorded");
+        }
+    }
+
+    /// It is about to be undone, and the next time begins a new wait.
+    pub(super) async fn forget_moment(&self, moment: Moment, version: KeyVersion) -> Result<(), Problem> {
+        let key = moment.key(version);
+        let stored = self.metadata.get(&key).await.map_err(|error| store_problem(&error))?;
+        match stored {
+            Some(stored) => {
+                self.metadata.remove(&key, stored.stamp).await.map_err(|error| store_problem(&error))
+            }
+            None => Ok(()),
         }
     }
 

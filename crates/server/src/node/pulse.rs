@@ -28,7 +28,7 @@ impl Node {
                     _ = interval.tick() => {}
                 }
                 beats += 1;
-                node.beat(beats % LOOK_EVERY == 0).await;
+                node.beat(beats.is_multiple_of(LOOK_EVERY)).await;
             }
         });
     }

@@ -8,7 +8,7 @@ use keymoot_quorum::{
     gate::{self, ActivationFacts, MemberFacts},
     revise,
 };
-use keymoot_types::{KeyVersion, Manifest, VersionState, manifest::VersionRecord};
+use keymoot_types::{KeyVersion, Manifest, VersionState, manifest::{Canary, VersionRecord}};
 
 use super::{Core, Node, conflict, moment::Moment, wall_clock};
 
@@ -61,6 +61,7 @@ impl Node {
             self.swap_state(&mut core, version, VersionState::Activating).await?;
         }
         let before = manifest.primary;
+        self.forget_moment(Moment::Stopped, version).await?;
         self.swap_state(&mut core, version, VersionState::Primary).await?;
         self.note_moment(&mut core, Moment::Stopped, before).await;
         self.catch_up(&mut core).await;
@@ -87,13 +88,23 @@ impl Node {
             .filter(|node| !request.exclude.iter().any(|exclusion| exclusion.node == **node))
             .map(|node| {
                 let here = *node == self.name;
-                let failed = core.canaries_failed.iter().filter(|(version, _)| *version == record.version);
+                let mut canaries_failed: Vec<_> = core
+                    .canaries_failed
+                    .iter()
+                    .filter(|(version, _)| *version == record.version)
+                    .map(|(_, key)| key.clone())
+                    .collect();
+                // For this gate a canary that was never made has not decrypted.
+                canaries_failed.extend(self.config.load().key_names().into_iter().filter(|key| {
+                    let of_key = |canary: &Canary| canary.version == record.version && canary.key == *key;
+                    !manifest.canaries.iter().any(of_key)
+                }));
                 MemberFacts {
                     node: node.clone(),
                     present: here,
                     loaded: here
                         && core.loaded.get(&record.version).is_some_and(|key| key.key_id() == record.key_id),
-                    canaries_failed: failed.map(|(_, key)| key.clone()).collect(),
+                    canaries_failed,
                     same_config: here,
                     diverged: core.diverged.as_ref().map(ToString::to_string),
                 }
@@ -111,6 +122,7 @@ impl Node {
         let mut manifest = revise::next(core.manifest()?);
         let before = manifest.primary;
         if manifest.primary != version {
+            self.forget_moment(Moment::Stopped, version).await?;
             revise::step(&mut manifest, version, VersionState::Primary).map_err(|error| conflict(error.to_string()))?;
         }
         for lost in &core.missing {
@@ -119,7 +131,9 @@ impl Node {
             }
         }
         self.publish(core, manifest, &[]).await?;
-        self.note_moment(core, Moment::Stopped, before).await;
+        if before != version {
+            self.note_moment(core, Moment::Stopped, before).await;
+        }
         tracing::warn!(version = version.get(), lost = ?core.missing, reason, "rolled back without the lost versions");
         Ok(step_answer(core, version, false))
     }
@@ -193,7 +207,7 @@ fn degraded_rollback(
             "this node runs without {}: name why it is given up with `override`",
             lost.join(", ")
         );
-        lacks.push(gate::Missing::new("way_back", None, detail));
+        lacks.push(gate::Missing::new("way_back", Some(core_name(record)), detail));
     }
 }
 

@@ -209,7 +209,7 @@ fn way_back(core: &Core) -> String {
             manifest.primary
         );
     }
-    if let Some(version) = of_state(VersionState::DecryptOnly).last() {
+    if let Some(version) = of_state(VersionState::DecryptOnly).next_back() {
         return format!("`keymoot rotate rollback v{version}` makes v{version} primary again");
     }
     let held = manifest.versions.iter().rev().find(|record| {

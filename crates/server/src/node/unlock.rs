@@ -282,7 +282,8 @@ impl Node {
         let config = self.config.load_full();
         let Ok(current) = core.manifest().cloned() else { return };
         let Ok(primary) = core.primary() else { return };
-        if core.diverged.is_some() || core.store_away.is_some() {
+        // What a degraded node publishes would lack the lost version's mac, and no other node could follow it.
+        if core.diverged.is_some() || core.store_away.is_some() || !core.missing.is_empty() {
             return;
         }
         let mut manifest = keymoot_quorum::revise::next(&current);

@@ -173,6 +173,8 @@ fn a_sealed_node_says_so_whatever_was_sent() {
 fn a_degraded_node_reads_and_encrypts_nothing() {
     let World { mut serving, old, data_key, .. } = world();
     serving.state = NodeState::Degraded;
+    let full = serving.keyring.take().unwrap();
+    serving.keyring = Some(Arc::new(Keyring::new(full.validated().cloned(), None, &serving.keys)));
     let refused = [
         serving.encrypt(&key(), b"x", b"").unwrap_err(),
         serving.rewrap(&key(), &old, b"row 1").unwrap_err(),

@@ -18,14 +18,14 @@ use super::{
 };
 
 /// Tokens in one request of the loading.
-pub const BATCH: usize = 1_000;
+pub(crate) const BATCH: usize = 1_000;
 const _: () = assert!(BATCH <= ITEMS_MAX);
 /// Batches that are encrypted while one is stored.
 const BATCHES_AHEAD: usize = 2;
 
 impl Scene<'_> {
     /// The keyring is made, at v9; each holder gets a package that only they can open.
-    pub async fn init(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn init(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("init", "A keyring is made, at key version 9.");
         let request = InitRequest {
             keyring: KEYRING.parse()?,
@@ -43,12 +43,12 @@ impl Scene<'_> {
     }
 
     /// One holder is not enough, two are.
-    pub async fn unlock(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn unlock(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("unlock", "Two holders unlock the daemon.");
         let [first, second] = self.holders.pair(3, 17)?;
         let answer = self.control.unlock(&first.parts(&[self.v9])).await?;
         let have = progress(&answer, self.v9).0;
-        story.say(format!("{} gives a share of v9: {have} of {THRESHOLD}. The daemon stays {}.", first.name(), answer.state));
+        story.say(format!("{} gives a share of v9: {have} of {THRESHOLD}. The daemon is {}, and serves nobody yet.", first.name(), answer.state));
         expect_state(&answer, NodeState::Unlocking)?;
         let answer = self.control.unlock(&second.parts(&[self.v9])).await?;
         expect_state(&answer, NodeState::Unlocked)?;
@@ -57,7 +57,7 @@ impl Scene<'_> {
     }
 
     /// Tokens are encrypted in batches and stored; services begin to use them.
-    pub async fn issue(&mut self, story: &mut Story, records: u32) -> anyhow::Result<()> {
+    pub(crate) async fn issue(&mut self, story: &mut Story, records: u32) -> anyhow::Result<()> {
         story.phase("issue", &format!("{records} tokens are issued, and stored in the users' own database."));
         let client = Client::new(&self.options)?;
         let mut progress = Progress::new(records.into(), "tokens stored");
@@ -100,14 +100,14 @@ impl Scene<'_> {
             story.say(format!("The database holds values such as {token}…"));
         }
         self.clients =
-            Some(Clients::start(&self.options, &self.key, &self.database_path(), records.into())?);
-        story.say("From here on three services decrypt tokens and issue new ones, without a pause, and check each answer.");
+            Some(Clients::start(&self.options, &self.key, self.v9, &self.database_path(), records.into())?);
+        story.say("From here on three services decrypt tokens and issue new ones the whole time, and check each answer.");
         Ok(())
     }
 }
 
 /// Fails unless the node is as the story needs it.
-pub fn expect_state(answer: &PartsAnswer, wanted: NodeState) -> anyhow::Result<()> {
+pub(crate) fn expect_state(answer: &PartsAnswer, wanted: NodeState) -> anyhow::Result<()> {
     if answer.state != wanted {
         let refused: Vec<_> = answer.rejected.iter().map(|part| format!("{}: {}", part.name, part.detail)).collect();
         bail!("the daemon is {} and should be {wanted}; refused parts: {}", answer.state, refused.join("; "));
@@ -116,7 +116,7 @@ pub fn expect_state(answer: &PartsAnswer, wanted: NodeState) -> anyhow::Result<(
 }
 
 /// How many shares of a version there are, and whether it is validated.
-pub fn progress(answer: &PartsAnswer, version: KeyVersion) -> (u8, bool) {
+pub(crate) fn progress(answer: &PartsAnswer, version: KeyVersion) -> (u8, bool) {
     let found = answer.versions.iter().find(|progress| progress.version == version);
     found.map_or((0, false), |progress| (progress.have, progress.validated))
 }

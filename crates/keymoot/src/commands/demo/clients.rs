@@ -34,21 +34,23 @@ const EXAMPLES_MAX: usize = 5;
 
 /// What the services have seen so far.
 #[derive(Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Answers that were right.
-    pub decrypted: AtomicU64,
+    pub(crate) decrypted: AtomicU64,
     /// Of these, of the version before the primary.
-    pub decrypted_old: AtomicU64,
+    pub(crate) decrypted_old: AtomicU64,
     /// New tokens.
-    pub issued: AtomicU64,
+    pub(crate) issued: AtomicU64,
+    /// Of these, of the version that was primary at first.
+    pub(crate) issued_old: AtomicU64,
     /// Old tokens that a service replaced by what `rewrap` gave it.
-    pub replaced: AtomicU64,
+    pub(crate) replaced: AtomicU64,
     /// Old tokens that somebody else (the worker) had replaced first.
-    pub beaten: AtomicU64,
+    pub(crate) beaten: AtomicU64,
     /// Undetermined answers while the daemon was restarted on purpose: asked again, nobody logged out.
-    pub asked_again: AtomicU64,
+    pub(crate) asked_again: AtomicU64,
     /// Wrong plaintexts, values called invalid, and undetermined answers at any other time.
-    pub failures: AtomicU64,
+    pub(crate) failures: AtomicU64,
     slowest_us: AtomicU64,
     restarting: AtomicBool,
     stop: AtomicBool,
@@ -58,22 +60,22 @@ pub struct Tally {
 
 impl Tally {
     /// Answers in all.
-    pub fn served(&self) -> u64 {
+    pub(crate) fn served(&self) -> u64 {
         get(&self.decrypted) + get(&self.issued)
     }
 
     /// The slowest answer, without the restart.
-    pub fn slowest_ms(&self) -> f64 {
+    pub(crate) fn slowest_ms(&self) -> f64 {
         Duration::from_micros(get(&self.slowest_us)).as_secs_f64() * 1000.0
     }
 
     /// Some failures, in words.
-    pub fn examples(&self) -> Vec<String> {
+    pub(crate) fn examples(&self) -> Vec<String> {
         self.examples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts a failure.
-    pub fn fail(&self, what: String) {
+    pub(crate) fn fail(&self, what: String) {
         add(&self.failures);
         let mut examples = self.examples.lock().unwrap_or_else(PoisonError::into_inner);
         if examples.len() < EXAMPLES_MAX {
@@ -82,13 +84,13 @@ impl Tally {
     }
 
     /// From now on, or until now, the daemon is away on purpose.
-    pub fn restarting(&self, now: bool) {
+    pub(crate) fn restarting(&self, now: bool) {
         self.restarting.store(now, Ordering::SeqCst);
     }
 }
 
 /// A counter's value.
-pub fn get(counter: &AtomicU64) -> u64 {
+pub(crate) fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
@@ -97,32 +99,38 @@ fn add(counter: &AtomicU64) {
 }
 
 /// The services. Dropped, they stop at once.
-pub struct Clients {
+pub(crate) struct Clients {
     tasks: JoinSet<anyhow::Result<()>>,
     tally: Arc<Tally>,
 }
 
 impl Clients {
     /// Lets them begin on a table that has rows 1 to `rows`.
-    pub fn start(options: &Options, key: &KeyName, database: &Path, rows: i64) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        options: &Options,
+        key: &KeyName,
+        first: KeyVersion,
+        database: &Path,
+        rows: i64,
+    ) -> anyhow::Result<Self> {
         let tally = Arc::new(Tally { next_id: AtomicI64::new(rows + 1), ..Tally::default() });
         let mut tasks = JoinSet::new();
         for _ in 0..SERVICES {
             // Retries are the services' own here, so that each undetermined answer is seen and counted.
             let client = Client::new(&Options { retries_max: 0, ..options.clone() })?;
-            let service = Service { client, key: key.clone(), tally: tally.clone() };
+            let service = Service { client, key: key.clone(), first, tally: tally.clone() };
             tasks.spawn(service.work(database.to_owned()));
         }
         Ok(Self { tasks, tally })
     }
 
     /// What they have seen.
-    pub fn tally(&self) -> &Tally {
+    pub(crate) fn tally(&self) -> &Tally {
         &self.tally
     }
 
     /// Lets each finish what it is at.
-    pub async fn stop(mut self) -> anyhow::Result<Arc<Tally>> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<Arc<Tally>> {
         self.tally.stop.store(true, Ordering::SeqCst);
         while let Some(ended) = self.tasks.join_next().await {
             ended??;
@@ -134,6 +142,8 @@ impl Clients {
 struct Service {
     client: Client,
     key: KeyName,
+    /// The version that is primary at first.
+    first: KeyVersion,
     tally: Arc<Tally>,
 }
 
@@ -146,7 +156,7 @@ impl Service {
             if turn.is_multiple_of(ISSUE_EVERY) {
                 self.issue(&mut database).await?;
             } else {
-                self.read_one(&database).await?;
+                self.read_one(&mut database).await?;
             }
             sleep(PAUSE).await;
         }
@@ -158,15 +168,18 @@ impl Service {
         let id = self.tally.next_id.fetch_add(1, Ordering::Relaxed);
         let asked = || self.client.encrypt(&self.key, plaintext(id), Some(associated_data(id)));
         let answer: Option<EncryptAnswer> = self.until_determined(id, asked).await?;
-        if let Some(EncryptAnswer { ciphertext, .. }) = answer {
+        if let Some(EncryptAnswer { ciphertext, version, .. }) = answer {
             block_in_place(|| database.insert(&[Row { id, token: ciphertext }]))?;
             add(&self.tally.issued);
+            if version == self.first {
+                add(&self.tally.issued_old);
+            }
         }
         Ok(())
     }
 
     /// Reads some token from the database, opens it, and replaces it if it was of an old version.
-    async fn read_one(&self, database: &Database) -> anyhow::Result<()> {
+    async fn read_one(&self, database: &mut Database) -> anyhow::Result<()> {
         let ids = self.tally.next_id.load(Ordering::Relaxed).unsigned_abs();
         let id = 1 + i64::try_from(random()? % ids.max(1)).unwrap_or_default();
         let Some(token) = block_in_place(|| database.token(id))? else { return Ok(()) };
@@ -226,6 +239,6 @@ fn random() -> anyhow::Result<u64> {
 }
 
 /// The version that a token names, by its form alone.
-pub fn version_of(token: &str) -> Option<KeyVersion> {
+pub(crate) fn version_of(token: &str) -> Option<KeyVersion> {
     token.strip_prefix("km:v")?.split(':').next()?.parse().ok()
 }

@@ -23,14 +23,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LAST_WORDS: usize = 8;
 
 /// A running daemon. Dropped, it is killed.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     addresses: Addresses,
 }
 
 impl Daemon {
     /// Starts this executable with these arguments, and waits until it says where it listens.
-    pub async fn start(arguments: &[OsString], log: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(arguments: &[OsString], log: &Path) -> anyhow::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log).context("the daemon's log")?;
         let begin = file.metadata()?.len();
         let child = Command::new(std::env::current_exe().context("this executable")?)
@@ -66,17 +66,17 @@ impl Daemon {
     }
 
     /// Where it listens.
-    pub fn addresses(&self) -> Addresses {
+    pub(crate) fn addresses(&self) -> Addresses {
         self.addresses
     }
 
     /// Its process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
     /// Waits until it ends by itself, which it should not.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
         match self.child.wait().await {
             Ok(status) => anyhow::anyhow!("the daemon ended by itself: {status}"),
             Err(error) => anyhow::Error::from(error).context("waiting for the daemon"),
@@ -84,7 +84,7 @@ impl Daemon {
     }
 
     /// Asks it to stop and waits; one that does not is killed.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         if let Some(pid) = self.child.id().and_then(pid) {
             kill_process(pid, Signal::TERM).context("stopping the daemon")?;
         }
@@ -100,7 +100,7 @@ fn pid(number: u32) -> Option<Pid> {
 }
 
 /// In the child: ends this process when its parent does, even by `kill -9`.
-pub fn end_with_parent(parent: u32) -> anyhow::Result<()> {
+pub(crate) fn end_with_parent(parent: u32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM)).context("tying this process to its parent")?;
     // The parent may have gone before the line above.
     if getppid() != pid(parent) {
@@ -132,7 +132,7 @@ fn last_words(lines: &str) -> String {
 }
 
 /// The warnings and errors at the end of a log: what to look at when something went wrong.
-pub fn complaints(log: &PathBuf) -> String {
+pub(crate) fn complaints(log: &PathBuf) -> String {
     let Ok(lines) = read_from(log, 0) else { return String::new() };
     let loud = |line: &&str| line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"") || !line.starts_with('{');
     last_words(&lines.lines().filter(loud).collect::<Vec<_>>().join("\n"))

@@ -12,19 +12,19 @@ use sha2::{Digest as _, Sha256};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One row.
-pub struct Row {
+pub(crate) struct Row {
     /// Its primary key.
-    pub id: i64,
+    pub(crate) id: i64,
     /// The value, `km:v9:…`.
-    pub token: String,
+    pub(crate) token: String,
 }
 
 /// A connection of its own: every writer is another program to SQLite.
-pub struct Database(Connection);
+pub(crate) struct Database(Connection);
 
 impl Database {
     /// Makes the file and its table.
-    pub fn create(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
         let database = Self::open(path)?;
         database
             .0
@@ -34,7 +34,7 @@ impl Database {
     }
 
     /// Opens the file.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let connection = Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
@@ -43,7 +43,7 @@ impl Database {
     }
 
     /// Stores many new rows at once.
-    pub fn insert(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
+    pub(crate) fn insert(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
         let transaction = self.0.transaction()?;
         {
             let mut insert = transaction.prepare_cached("INSERT INTO tokens (id, token) VALUES (?1, ?2)")?;
@@ -55,52 +55,52 @@ impl Database {
     }
 
     /// One token.
-    pub fn token(&self, id: i64) -> rusqlite::Result<Option<String>> {
+    pub(crate) fn token(&self, id: i64) -> rusqlite::Result<Option<String>> {
         let mut select = self.0.prepare_cached("SELECT token FROM tokens WHERE id = ?1")?;
         select.query_row([id], |row| row.get(0)).optional()
     }
 
     /// Compare-and-swap: puts a token in the place of another, if that is still there. Says whether it was.
-    pub fn replace(&self, id: i64, before: &str, after: &str) -> rusqlite::Result<bool> {
+    pub(crate) fn replace(&self, id: i64, before: &str, after: &str) -> rusqlite::Result<bool> {
         let mut update = self.0.prepare_cached("UPDATE tokens SET token = ?3 WHERE id = ?1 AND token = ?2")?;
         Ok(update.execute(params![id, before, after])? == 1)
     }
 
     /// The next rows after an id, ascending.
-    pub fn page(&self, after: i64, rows: usize) -> rusqlite::Result<Vec<Row>> {
+    pub(crate) fn page(&self, after: i64, rows: usize) -> rusqlite::Result<Vec<Row>> {
         let mut select =
             self.0.prepare_cached("SELECT id, token FROM tokens WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let rows = select.query_map(params![after, rows], |row| Ok(Row { id: row.get(0)?, token: row.get(1)? }))?;
+        let rows = select.query_map(params![after, i64::try_from(rows).unwrap_or(i64::MAX)], |row| Ok(Row { id: row.get(0)?, token: row.get(1)? }))?;
         rows.collect()
     }
 
     /// All rows.
-    pub fn count(&self) -> rusqlite::Result<u64> {
-        self.0.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0))
+    pub(crate) fn count(&self) -> rusqlite::Result<u64> {
+        self.0.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0)).map(i64::unsigned_abs)
     }
 
     /// The values of one version, counted by what anybody can see of them.
-    pub fn count_of(&self, version: KeyVersion) -> rusqlite::Result<u64> {
+    pub(crate) fn count_of(&self, version: KeyVersion) -> rusqlite::Result<u64> {
         let pattern = format!("km:v{version}:%");
-        self.0.query_row("SELECT count(*) FROM tokens WHERE token LIKE ?1", [pattern], |row| row.get(0))
+        self.0.query_row("SELECT count(*) FROM tokens WHERE token LIKE ?1", [pattern], |row| row.get(0)).map(i64::unsigned_abs)
     }
 
     /// Moves all that was written into the one file, so that it can be copied as it is.
-    pub fn finish(self) -> anyhow::Result<()> {
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
         self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).context("closing the database")?;
         Ok(())
     }
 }
 
 /// What the token of a row holds: known to the demo, so that every answer can be checked.
-pub fn plaintext(id: i64) -> Base64Bytes {
+pub(crate) fn plaintext(id: i64) -> Base64Bytes {
     let digest = Sha256::digest(id.to_be_bytes());
     let session = hex::encode(digest.get(..12).unwrap_or_default());
     Base64Bytes::new(format!("{{\"user\":{},\"session\":\"{session}\"}}", id % 10_007).into_bytes())
 }
 
 /// What a token is bound to: as the configuration's `associated_data = "tokens/{id}"` makes it.
-pub fn associated_data(id: i64) -> Base64Bytes {
+pub(crate) fn associated_data(id: i64) -> Base64Bytes {
     Base64Bytes::new(format!("tokens/{id}").into_bytes())
 }
 

@@ -31,7 +31,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Scene<'_> {
     /// The worker walks the table while services go on.
-    pub async fn rekey(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn rekey(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("rekey", "A worker re-encrypts every old value where it lies, while the services go on.");
         story.say("Each value is read, opened, encrypted with v10, opened again, and written only if it is still the one");
         story.say("that was read. A service that was faster keeps its own.");
@@ -69,7 +69,7 @@ impl Scene<'_> {
     }
 
     /// Everything is counted.
-    pub async fn census(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn census(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("census", "Every row is counted.");
         self.control.census_start(&CensusRequest::default()).await?;
         let begun = Instant::now();
@@ -94,7 +94,7 @@ impl Scene<'_> {
     }
 
     /// v9 goes, but only with evidence.
-    pub async fn retire(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn retire(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("retire", "v9 is to go. The daemon refuses until it has evidence that nothing needs it.");
         let begun = Instant::now();
         let mut told = BTreeSet::new();
@@ -138,7 +138,7 @@ impl Scene<'_> {
     }
 
     /// Everything is opened and counted once more, by what anybody can see.
-    pub async fn check(mut self, mut story: Story) -> anyhow::Result<Report> {
+    pub(crate) async fn check(mut self, mut story: Story) -> anyhow::Result<Report> {
         story.phase("check", "The services stop, and every row is opened and compared with what it was.");
         let tally = self.clients.take().context("the services have not begun")?.stop().await?;
         let client = Client::new(&self.options)?;
@@ -192,6 +192,7 @@ impl Scene<'_> {
             failure_examples: tally.examples(),
             tokens_decrypted: get(&tally.decrypted),
             tokens_issued: get(&tally.issued),
+            old_values: self.records + get(&tally.issued_old),
             replaced_by_services: get(&tally.replaced),
             replaced_by_worker: self.replaced_by_worker,
             conflicts: self.conflicts,

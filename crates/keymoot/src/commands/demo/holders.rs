@@ -20,7 +20,7 @@ const NAMES: [&str; 24] = [
 ];
 
 /// One keyholder.
-pub struct Holder {
+pub(crate) struct Holder {
     name: HolderName,
     identity: Identity,
     shares: Vec<(PartName, Zeroizing<String>)>,
@@ -28,12 +28,12 @@ pub struct Holder {
 
 impl Holder {
     /// Who.
-    pub fn name(&self) -> &HolderName {
+    pub(crate) fn name(&self) -> &HolderName {
         &self.name
     }
 
     /// Their shares of these versions, in this order.
-    pub fn parts(&self, versions: &[KeyVersion]) -> PartsRequest {
+    pub(crate) fn parts(&self, versions: &[KeyVersion]) -> PartsRequest {
         let share = |version: &KeyVersion| self.shares.iter().find(|(name, _)| name.version == *version);
         let parts = versions.iter().filter_map(share).map(|(name, share)| (name.to_string(), share.clone()));
         PartsRequest { parts: Parts(parts.collect()) }
@@ -41,11 +41,11 @@ impl Holder {
 }
 
 /// All of them.
-pub struct Holders(Vec<Holder>);
+pub(crate) struct Holders(Vec<Holder>);
 
 impl Holders {
     /// Two dozen, each with a new identity.
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let holder = |name: &&str| -> anyhow::Result<Holder> {
             Ok(Holder { name: name.parse()?, identity: Identity::generate(), shares: Vec::new() })
         };
@@ -53,18 +53,18 @@ impl Holders {
     }
 
     /// Everybody.
-    pub fn all(&self) -> &[Holder] {
+    pub(crate) fn all(&self) -> &[Holder] {
         &self.0
     }
 
     /// Two of them, by their place in the list.
-    pub fn pair(&self, first: usize, second: usize) -> anyhow::Result<[&Holder; 2]> {
+    pub(crate) fn pair(&self, first: usize, second: usize) -> anyhow::Result<[&Holder; 2]> {
         let holder = |index: usize| self.0.get(index).context("there is no such holder");
         Ok([holder(first)?, holder(second)?])
     }
 
     /// What `init` is told of them.
-    pub fn specs(&self) -> Vec<HolderSpec> {
+    pub(crate) fn specs(&self) -> Vec<HolderSpec> {
         let spec = |holder: &Holder| HolderSpec {
             name: holder.name.clone(),
             recipient: Some(holder.identity.to_public().to_string()),
@@ -73,7 +73,7 @@ impl Holders {
     }
 
     /// Each opens their own package and keeps what is in it.
-    pub fn open(&mut self, packages: &[Package]) -> anyhow::Result<()> {
+    pub(crate) fn open(&mut self, packages: &[Package]) -> anyhow::Result<()> {
         for package in packages {
             let holder = self.0.iter_mut().find(|holder| holder.name == package.holder);
             let holder = holder.with_context(|| format!("a package for {}, who is no holder", package.holder))?;

@@ -8,11 +8,11 @@
 
 mod beginning;
 mod clients;
-pub mod daemon;
+pub(crate) mod daemon;
 mod database;
 mod ending;
 mod holders;
-pub mod place;
+pub(crate) mod place;
 mod report;
 mod rotation;
 mod scene;
@@ -41,7 +41,7 @@ Examples:
   keymoot demo
   keymoot demo --records 5000 --dir /tmp/keymoot-demo
   keymoot demo --output json > report.json")]
-pub struct Args {
+pub(crate) struct Args {
     /// Tokens in the users' database
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     records: u32,
@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 /// Plays it. Exit code 1 if one request failed or one value of v9 was left.
-pub fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
     // The future stays on this thread: the daemon is tied to the life of the thread that starts it.
     runtime.block_on(play(context, args))
@@ -111,20 +111,20 @@ async fn acts(place: &Place, records: u32) -> anyhow::Result<Report> {
 }
 
 /// Ctrl-C, or being told to end.
-pub struct Stopped {
+pub(crate) struct Stopped {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 impl Stopped {
     /// From now on these signals no longer end the process by themselves.
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("listening for signals");
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
     /// Waits for one of them.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

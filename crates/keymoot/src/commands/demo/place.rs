@@ -17,14 +17,14 @@ const REMOVE_TRIES: u32 = 40;
 const REMOVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A directory for its owner alone: a temporary one goes with this value, one that was named stays.
-pub struct Place {
+pub(crate) struct Place {
     dir: PathBuf,
     temporary: bool,
 }
 
 impl Place {
     /// A new temporary directory.
-    pub fn temporary(purpose: &str) -> anyhow::Result<Self> {
+    pub(crate) fn temporary(purpose: &str) -> anyhow::Result<Self> {
         let mut random = [0; 6];
         getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the kernel gives no randomness: {error}"))?;
         let dir = std::env::temp_dir().join(format!("keymoot-{purpose}-{}", hex::encode(random)));
@@ -33,7 +33,7 @@ impl Place {
     }
 
     /// The directory that was named; nothing that is there already is touched.
-    pub fn named(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn named(dir: &Path) -> anyhow::Result<Self> {
         files::create_private_dir(dir)?;
         let dir = fs::canonicalize(dir).with_context(|| format!("can't use {}", dir.display()))?;
         if let Some(entry) = fs::read_dir(&dir)?.next() {
@@ -45,22 +45,22 @@ impl Place {
     }
 
     /// The directory itself.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// A file in it.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// Whether it stays.
-    pub fn stays(&self) -> bool {
+    pub(crate) fn stays(&self) -> bool {
         !self.temporary
     }
 
     /// Removes a temporary directory, once nobody writes into it any more.
-    pub async fn remove(self) {
+    pub(crate) async fn remove(self) {
         for _ in 0..REMOVE_TRIES {
             if !self.temporary || fs::remove_dir_all(&self.dir).or_else(gone).is_ok() {
                 return;
@@ -83,46 +83,46 @@ fn gone(error: io::Error) -> io::Result<()> {
 }
 
 /// A text as TOML writes it.
-pub fn quoted(text: impl AsRef<str>) -> String {
+pub(crate) fn quoted(text: impl AsRef<str>) -> String {
     toml::Value::String(text.as_ref().into()).to_string()
 }
 
 /// Where a daemon listens.
 #[derive(Debug, Clone, Copy)]
-pub struct Addresses {
+pub(crate) struct Addresses {
     /// For services.
-    pub data: SocketAddr,
+    pub(crate) data: SocketAddr,
     /// For people.
-    pub control: SocketAddr,
+    pub(crate) control: SocketAddr,
 }
 
 impl Addresses {
     /// Loopback, on ports that the kernel chooses.
-    pub fn any() -> Self {
+    pub(crate) fn any() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self { data: any, control: any }
     }
 
     /// The section of the configuration.
-    pub fn section(&self) -> String {
+    pub(crate) fn section(&self) -> String {
         format!("[listen]\ndata = \"{}\"\ncontrol = \"{}\"\n", self.data, self.control)
     }
 }
 
 /// A token made for this run; the configuration has only its digest.
-pub struct Token {
-    pub text: keymoot_api::SecretText,
-    pub block: String,
+pub(crate) struct Token {
+    pub(crate) text: keymoot_api::SecretText,
+    pub(crate) block: String,
 }
 
 impl Token {
     /// An operator's.
-    pub fn operator(name: &str) -> anyhow::Result<Self> {
+    pub(crate) fn operator(name: &str) -> anyhow::Result<Self> {
         Self::new(name, "operator", "")
     }
 
     /// A service's, for all operations of one key.
-    pub fn service(name: &str, key: &str) -> anyhow::Result<Self> {
+    pub(crate) fn service(name: &str, key: &str) -> anyhow::Result<Self> {
         let scope = format!("keys = [{}]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n", quoted(key));
         Self::new(name, "service", &scope)
     }

@@ -10,49 +10,51 @@ use crate::output::{printable, table};
 
 /// The counts.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Nothing failed, nothing was left, and every row opened.
-    pub succeeded: bool,
-    pub keyring_id: KeyringId,
-    pub holders: usize,
-    pub threshold: u8,
+    pub(crate) succeeded: bool,
+    pub(crate) keyring_id: KeyringId,
+    pub(crate) holders: usize,
+    pub(crate) threshold: u8,
     /// Tokens that the table began with.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Rows at the end.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Of these, opened at the end and found to be what they were.
-    pub rows_opened: u64,
+    pub(crate) rows_opened: u64,
     /// Answers to the services, batches of the loading and the last check not counted.
-    pub requests_served: u64,
-    pub failures: u64,
-    pub failure_examples: Vec<String>,
-    pub tokens_decrypted: u64,
-    pub tokens_issued: u64,
-    pub replaced_by_services: u64,
-    pub replaced_by_worker: u64,
+    pub(crate) requests_served: u64,
+    pub(crate) failures: u64,
+    pub(crate) failure_examples: Vec<String>,
+    pub(crate) tokens_decrypted: u64,
+    pub(crate) tokens_issued: u64,
+    /// Values of v9 that there ever were: what was loaded, and what services issued before the activation.
+    pub(crate) old_values: u64,
+    pub(crate) replaced_by_services: u64,
+    pub(crate) replaced_by_worker: u64,
     /// Rows that the worker found changed by a service since it had read them.
-    pub conflicts: u64,
+    pub(crate) conflicts: u64,
     /// Undetermined answers during the restart, all asked again.
-    pub asked_again_during_restart: u64,
-    pub slowest_answer_ms: f64,
-    pub values_by_version: Vec<VersionCount>,
-    pub seconds_by_phase: Vec<PhaseTime>,
-    pub seconds: f64,
+    pub(crate) asked_again_during_restart: u64,
+    pub(crate) slowest_answer_ms: f64,
+    pub(crate) values_by_version: Vec<VersionCount>,
+    pub(crate) seconds_by_phase: Vec<PhaseTime>,
+    pub(crate) seconds: f64,
     /// Where everything was left.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// How many values name a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct VersionCount {
-    pub version: KeyVersion,
-    pub count: u64,
+pub(crate) struct VersionCount {
+    pub(crate) version: KeyVersion,
+    pub(crate) count: u64,
 }
 
 impl Report {
     /// For people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let row = |what: &str, number: String| [what.to_owned(), number];
         let mut rows = vec![
             row("requests served to the services", self.requests_served.to_string()),
@@ -61,9 +63,10 @@ impl Report {
             row("failures", self.failures.to_string()),
             row("asked again during the restart", self.asked_again_during_restart.to_string()),
             row("slowest answer, restart left out", format!("{:.1} ms", self.slowest_answer_ms)),
-            row("old values replaced by the worker", self.replaced_by_worker.to_string()),
-            row("old values replaced by the services", self.replaced_by_services.to_string()),
-            row("rows changed under the worker", self.conflicts.to_string()),
+            row("old values there ever were", self.old_values.to_string()),
+            row("  of these, replaced by the worker", self.replaced_by_worker.to_string()),
+            row("  of these, replaced by the services", self.replaced_by_services.to_string()),
+            row("times the worker found a row changed", self.conflicts.to_string()),
         ];
         for count in &self.values_by_version {
             rows.push(row(&format!("values of v{}", count.version), count.count.to_string()));

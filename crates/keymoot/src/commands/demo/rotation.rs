@@ -13,7 +13,7 @@ use super::{
 
 impl Scene<'_> {
     /// An operator asks, two holders consent, and v10 is made.
-    pub async fn stage(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn stage(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("stage", "An operator asks for a new key version. No operator can make one alone.");
         let asked = self.control.request(&RequestBody::Stage(StageRequest::default())).await?;
         let seen = self.control.request_detail(&asked.id).await?;
@@ -41,7 +41,7 @@ impl Scene<'_> {
     }
 
     /// Every holder shows that they have their share.
-    pub async fn prove(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn prove(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("prove", "Every holder proves that they have their share of v10.");
         for holder in self.holders.all() {
             let answer = self.control.prove(&holder.parts(&[self.v10])).await?;
@@ -57,7 +57,7 @@ impl Scene<'_> {
     }
 
     /// v10 is loaded while v9 serves.
-    pub async fn load(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn load(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("load", "Two holders submit both versions, v10 first, while the daemon serves.");
         for holder in self.holders.pair(0, 23)? {
             let answer = self.control.unlock(&holder.parts(&[self.v10, self.v9])).await?;
@@ -70,7 +70,7 @@ impl Scene<'_> {
     }
 
     /// The same after a restart, where nothing is loaded: the order in which the versions come makes no difference.
-    pub async fn restart(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn restart(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("restart", "The daemon is stopped and started again: it has forgotten every key.");
         let tally = self.clients()?.tally();
         tally.restarting(true);
@@ -97,7 +97,7 @@ impl Scene<'_> {
     }
 
     /// v10 becomes primary.
-    pub async fn activate(&mut self, story: &mut Story) -> anyhow::Result<()> {
+    pub(crate) async fn activate(&mut self, story: &mut Story) -> anyhow::Result<()> {
         story.phase("activate", "v10 is made primary: new tokens are v10 from now on, old ones still open.");
         let answer = self.control.activate(self.v10, &ActivateRequest::default()).await?;
         if answer.primary != self.v10 {

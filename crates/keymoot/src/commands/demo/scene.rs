@@ -16,36 +16,36 @@ use super::{
 };
 use crate::files;
 
-pub const KEYRING: &str = "demo";
-pub const KEY: &str = "auth-token";
-pub const LOG: &str = "keymoot.log";
-pub const THRESHOLD: u8 = 2;
+pub(crate) const KEYRING: &str = "demo";
+pub(crate) const KEY: &str = "auth-token";
+pub(crate) const LOG: &str = "keymoot.log";
+pub(crate) const THRESHOLD: u8 = 2;
 const CONFIG: &str = "keymoot.toml";
 const DATABASE: &str = "app.db";
 
 /// Everything that takes part.
-pub struct Scene<'a> {
-    pub place: &'a Place,
-    pub daemon: Option<Daemon>,
-    pub options: Options,
-    pub control: Control,
-    pub key: KeyName,
-    pub v9: KeyVersion,
-    pub v10: KeyVersion,
-    pub holders: Holders,
-    pub database: Database,
-    pub clients: Option<Clients>,
-    pub records: u64,
+pub(crate) struct Scene<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) daemon: Option<Daemon>,
+    pub(crate) options: Options,
+    pub(crate) control: Control,
+    pub(crate) key: KeyName,
+    pub(crate) v9: KeyVersion,
+    pub(crate) v10: KeyVersion,
+    pub(crate) holders: Holders,
+    pub(crate) database: Database,
+    pub(crate) clients: Option<Clients>,
+    pub(crate) records: u64,
     /// A token as it was at first, as if from a backup.
-    pub old_copy: Option<Row>,
-    pub keyring_id: Option<KeyringId>,
-    pub replaced_by_worker: u64,
-    pub conflicts: u64,
+    pub(crate) old_copy: Option<Row>,
+    pub(crate) keyring_id: Option<KeyringId>,
+    pub(crate) replaced_by_worker: u64,
+    pub(crate) conflicts: u64,
 }
 
 impl<'a> Scene<'a> {
     /// Writes the configuration and starts the daemon.
-    pub async fn open(place: &'a Place, story: &mut Story) -> anyhow::Result<Self> {
+    pub(crate) async fn open(place: &'a Place, story: &mut Story) -> anyhow::Result<Self> {
         story.phase("start", "A daemon is started. It has no key yet.");
         // The users' database is there before any key.
         let database = Database::create(&place.path(DATABASE))?;
@@ -84,17 +84,17 @@ impl<'a> Scene<'a> {
         })
     }
 
-    pub fn database_path(&self) -> std::path::PathBuf {
+    pub(crate) fn database_path(&self) -> std::path::PathBuf {
         self.place.path(DATABASE)
     }
 
-    pub fn clients(&self) -> anyhow::Result<&Clients> {
+    pub(crate) fn clients(&self) -> anyhow::Result<&Clients> {
         self.clients.as_ref().context("the services have not begun")
     }
 }
 
 /// Starts the daemon by its configuration, as anybody would.
-pub async fn start(place: &Place) -> anyhow::Result<Daemon> {
+pub(crate) async fn start(place: &Place) -> anyhow::Result<Daemon> {
     let arguments = [OsString::from("server"), "--config".into(), place.path(CONFIG).into()];
     Daemon::start(&arguments, &place.path(LOG)).await
 }

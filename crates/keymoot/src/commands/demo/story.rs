@@ -12,15 +12,15 @@ const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a phase took.
 #[derive(Debug, Clone, Serialize)]
-pub struct PhaseTime {
+pub(crate) struct PhaseTime {
     /// Its one word.
-    pub phase: &'static str,
+    pub(crate) phase: &'static str,
     /// How long.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// The telling, which goes to stderr.
-pub struct Story {
+pub(crate) struct Story {
     begun: Instant,
     phase: Option<(&'static str, Instant)>,
     done: Vec<PhaseTime>,
@@ -28,12 +28,12 @@ pub struct Story {
 
 impl Story {
     /// Begins.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { begun: Instant::now(), phase: None, done: Vec::new() }
     }
 
     /// Ends the phase before and begins another.
-    pub fn phase(&mut self, phase: &'static str, title: &str) {
+    pub(crate) fn phase(&mut self, phase: &'static str, title: &str) {
         self.end_phase();
         note(format!("\n[{:>5.1} s] {title}", self.begun.elapsed().as_secs_f64()));
         self.phase = Some((phase, Instant::now()));
@@ -41,7 +41,7 @@ impl Story {
 
     /// One line of the present phase.
     #[expect(clippy::unused_self, reason = "a line belongs to a story, and reads so where it is told")]
-    pub fn say(&self, text: impl AsRef<str>) {
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
         note(format!("          {}", text.as_ref()));
     }
 
@@ -52,19 +52,19 @@ impl Story {
     }
 
     /// Ends, with seconds by phase and in all.
-    pub fn end(mut self) -> (Vec<PhaseTime>, f64) {
+    pub(crate) fn end(mut self) -> (Vec<PhaseTime>, f64) {
         self.end_phase();
         (self.done, rounded(self.begun.elapsed()))
     }
 }
 
 /// To the millisecond.
-pub fn rounded(time: Duration) -> f64 {
+pub(crate) fn rounded(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// A bar on a terminal; elsewhere a line now and then.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
     what: &'static str,
@@ -73,7 +73,7 @@ pub struct Progress {
 
 impl Progress {
     /// Begins at zero.
-    pub fn new(total: u64, what: &'static str) -> Self {
+    pub(crate) fn new(total: u64, what: &'static str) -> Self {
         let bar = on_terminal().then(|| {
             let bar = ProgressBar::new(total);
             let style = ProgressStyle::with_template("          {bar:36} {human_pos} of {human_len} {msg}  {per_sec}, {eta} left");
@@ -85,7 +85,7 @@ impl Progress {
     }
 
     /// So much is done now.
-    pub fn at(&mut self, done: u64, more: &str) {
+    pub(crate) fn at(&mut self, done: u64, more: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position(done.min(self.total));
             bar.set_message(format!("{}{more}", self.what));
