@@ -298,8 +298,9 @@ fn fault_35_a_worker_killed_anywhere_loses_nothing_while_the_application_writes(
         (!codes.contains("census_running") && codes.contains("unreadable_left")).then_some(codes)
     });
     assert!(refused.contains("quarantine_left"), "{refused:?}");
+    assert!(refused.contains("census_inconclusive"), "a value inside other text: {refused:?}");
     for (id, _, reason) in &odd {
-        if reason.is_some() {
+        if reason.is_some() || *id == 1400 {
             table.execute("DELETE FROM tokens WHERE id = ?1", [id]).unwrap();
         }
     }

@@ -139,8 +139,10 @@ impl World {
     /// The same with a command of one's own, such as the daemon under `strace`.
     #[track_caller]
     pub fn start_as(&mut self, mut command: Command) {
+        if !command.get_envs().any(|(name, _)| name == "KEYMOOT_LOG") {
+            command.env("KEYMOOT_LOG", "info");
+        }
         let mut child = command
-            .env("KEYMOOT_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

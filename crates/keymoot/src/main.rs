@@ -14,15 +14,21 @@ mod identity;
 mod output;
 mod profile;
 
-use std::{io, process::ExitCode};
+use std::{alloc::System, io, process::ExitCode};
 
 use clap::Parser as _;
+use zeroizing_alloc::ZeroAlloc;
 
 use crate::{
     cli::Cli,
     exit::{Exit, problem_in},
     output::{missing_table, note, printable},
 };
+
+/// Wipes every allocation when it is freed. Our own secrets wipe themselves; what hyper, rustls, serde and the system's
+/// TLS buffers copied of a share or a plaintext does not. It costs a few per cent: `docs/decisions` would be too much.
+#[global_allocator]
+static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

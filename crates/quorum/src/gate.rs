@@ -118,7 +118,8 @@ fn proofs(record: &VersionRecord, facts: &ActivationFacts<'_>, missing: &mut Vec
     let proved = facts.proofs.get(&version).unwrap_or(&none);
     for holder in &record.share_set.holders {
         if !proved.contains(&holder.name) && !facts.excused.contains(&holder.name) {
-            let detail = format!("has not proved their share of v{version}; `keymoot holder prove`, or excuse them");
+            let detail =
+                format!("has not proved their share of v{version}; `keymoot holder prove`, or excuse them");
             missing.push(Missing::new("not_proved", Some(holder.name.to_string()), detail));
         }
     }
@@ -228,11 +229,13 @@ pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missi
     let known = |source: &SourceName| manifest.declared.sources.iter().any(|declared| declared.name == *source);
     let gone = |source: &SourceName| known(source) && !facts.sources.contains(source);
     for (source, rows) in facts.quarantined.iter().filter(|(source, rows)| *rows > 0 && !gone(source)) {
-        let detail = format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
+        let detail =
+            format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
         missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
     }
     for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
-        let detail = "was declared once and is not in the configuration; bring it back, or declare it gone by name";
+        let detail =
+            "was declared once and is not in the configuration; bring it back, or declare it gone by name";
         missing.push(Missing::new("source_missing", Some(source.to_string()), detail));
     }
     waits(manifest, facts, stopped, &mut missing);
@@ -304,7 +307,12 @@ fn censuses(
     missing.retain(|entry| seen.insert((entry.code, entry.who.clone())));
 }
 
-fn census_of_source(facts: &RetirementFacts<'_>, source: &SourceName, census: &Census, missing: &mut Vec<Missing>) {
+fn census_of_source(
+    facts: &RetirementFacts<'_>,
+    source: &SourceName,
+    census: &Census,
+    missing: &mut Vec<Missing>,
+) {
     let version = facts.version;
     let who = || Some(source.to_string());
     // One source may be counted more than once, such as on each node of a cluster: all of it counts.

@@ -37,10 +37,7 @@ pub struct PartRefusal {
 impl PartRefusal {
     /// Whether the share itself was right, so that its holder may be named to whoever gave it.
     pub fn share_was_right(&self) -> bool {
-        matches!(
-            self.code,
-            RefusalCode::AlreadyLoaded | RefusalCode::DuplicateShare | RefusalCode::KeyCheckFailed
-        )
+        matches!(self.code, RefusalCode::AlreadyLoaded | RefusalCode::DuplicateShare | RefusalCode::KeyCheckFailed)
     }
 }
 
@@ -56,7 +53,8 @@ pub(crate) fn judge_as(
     name: &str,
     text: &str,
 ) -> Result<Matched, PartRefusal> {
-    let refuse = |code, detail: String| PartRefusal { name: name.into(), code, detail, version: None, holder: None };
+    let refuse =
+        |code, detail: String| PartRefusal { name: name.into(), code, detail, version: None, holder: None };
     let share = Share::parse(text).map_err(|error| match error {
         ShareError::Malformed(_) => refuse(RefusalCode::MalformedShare, format!("{error}")),
         ShareError::ChecksumFailed => {
@@ -95,14 +93,15 @@ pub(crate) fn judge_as(
             return Err(refuse(RefusalCode::VersionRetired, format!("v{version} is retired; destroy its shares")));
         }
         VersionState::Aborted => {
-            return Err(refuse(RefusalCode::VersionAborted, format!("v{version} was aborted; destroy its shares")));
+            return Err(refuse(
+                RefusalCode::VersionAborted,
+                format!("v{version} was aborted; destroy its shares"),
+            ));
         }
-        VersionState::Staged
-        | VersionState::Activating
-        | VersionState::Primary
-        | VersionState::DecryptOnly => {}
+        VersionState::Staged | VersionState::Activating | VersionState::Primary | VersionState::DecryptOnly => {}
     }
-    matched(manifest, record, share).map_err(|(code, detail, holder)| PartRefusal { holder, ..refuse(code, detail) })
+    matched(manifest, record, share)
+        .map_err(|(code, detail, holder)| PartRefusal { holder, ..refuse(code, detail) })
 }
 
 /// Whose share of this record it is, exactly.
@@ -125,7 +124,8 @@ fn matched(
     // A digest says of which version and x it is. Where it stands under another, the record is wrong, not the share.
     let mut everywhere = manifest.versions.iter().flat_map(|record| &record.share_set.holders);
     if let Some(holder) = everywhere.find(|holder| holder.digest == digest) {
-        let detail = format!("the manifest's record of v{version} is damaged: this share is in it in a wrong place");
+        let detail =
+            format!("the manifest's record of v{version} is damaged: this share is in it in a wrong place");
         return Err((RefusalCode::KeyCheckFailed, detail, Some(holder.name.clone())));
     }
     let Some(holder) = set.holders.iter().find(|holder| holder.x == share.x()) else {

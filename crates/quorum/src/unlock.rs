@@ -93,8 +93,7 @@ impl Unlock {
             let detail = format!("this holder's share of v{version} is here already; another holder's is needed");
             return Err(refuse(RefusalCode::DuplicateShare, detail));
         }
-        let proved =
-            self.combine(record, &part).map_err(|detail| refuse(RefusalCode::KeyCheckFailed, detail))?;
+        let proved = self.combine(record, &part).map_err(|detail| refuse(RefusalCode::KeyCheckFailed, detail))?;
         let accepted =
             Accepted { version, holder: part.holder.clone(), set: part.set, validated: proved.is_some() };
         match proved {
@@ -167,11 +166,7 @@ impl Unlock {
 
     /// The required versions that are not validated here, ascending: identity is (number, key id).
     pub fn missing(&self, manifest: &Manifest) -> Vec<KeyVersion> {
-        manifest
-            .required()
-            .filter(|record| self.proved(record).is_none())
-            .map(|record| record.version)
-            .collect()
+        manifest.required().filter(|record| self.proved(record).is_none()).map(|record| record.version).collect()
     }
 
     /// What is validated, ascending.

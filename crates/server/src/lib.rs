@@ -2,14 +2,15 @@
 //!
 //! # Layout
 //!
-//! [`config`] is read → [`telemetry`] begins → [`listen`] binds both listeners → [`http`] is what every request
-//! passes → [`handlers`] turn requests into ceremonies of the [`node`], or, for services, into questions to the
-//! [`serving`] snapshot, which needs neither a lock nor a store.
+//! [`config`] is read → [`telemetry`] begins → [`memory`] is locked → [`listen`] binds both listeners → [`http`] is
+//! what every request passes → [`handlers`] turn requests into ceremonies of the [`node`], or, for services, into
+//! questions to the [`serving`] snapshot, which needs neither a lock nor a store.
 
 pub mod config;
 pub mod handlers;
 pub mod http;
 pub mod listen;
+pub mod memory;
 pub mod node;
 pub mod serving;
 pub mod telemetry;
@@ -32,6 +33,7 @@ use self::{
     },
     http::{auth::Access, fault::{self, Fault}, layers, shed::Shed},
     listen::{Bound, Limits, Tls, TlsError},
+    memory::MemoryError,
     node::Node,
     serving::{LastUse, Serving},
     telemetry::Metrics,
@@ -62,6 +64,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// Core dumps can't be forbidden, or pages not locked and the configuration insists on it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// The system gave no threads or signals.
     #[error("the daemon could not start: {0}")]
     System(#[from] io::Error),
@@ -75,7 +80,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Metadata(_) | Self::Tls(_) => 2,
-            Self::Bind { .. } | Self::System(_) | Self::Metrics(_) => 1,
+            Self::Bind { .. } | Self::Memory(_) | Self::System(_) | Self::Metrics(_) => 1,
         }
     }
 }
@@ -95,6 +100,7 @@ pub fn run(config_file: &Path) -> Result<(), StartError> {
 pub fn run_with(config_file: &Path, fault: Option<Fault>) -> Result<(), StartError> {
     telemetry::init_logs();
     let config = Config::load(config_file).map_err(StartError::Config)?;
+    memory::protect(config.memory.require_lock)?;
     let metrics = Metrics::install()?;
     // Services get all cores, and people two threads that no service can fill.
     let data_runtime = runtime("data", None)?;

@@ -49,6 +49,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// What a retirement waits for.
     pub retire: Retire,
+    /// What is asked of the daemon's own memory.
+    pub memory: Memory,
     /// Who may call.
     pub tokens: Vec<Token>,
     /// The declared keys.
@@ -99,6 +101,13 @@ pub struct Retire {
     pub max_write_delay: Duration,
     /// At least as long as database backups live.
     pub hold: Duration,
+}
+
+/// What is asked of the daemon's own memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Whether the daemon refuses to start where its pages can't be locked, rather than warn.
+    pub require_lock: bool,
 }
 
 /// What a token may be used for.

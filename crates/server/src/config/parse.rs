@@ -14,7 +14,7 @@ use keymoot_types::{Digest, KeyName, KeyringName, NodeName, SourceName, associat
 use toml::de::DeTable;
 
 use super::{
-    Cluster, Config, Key, Listen, Operation, Places, Report, Retire, Role, TlsFiles, Token,
+    Cluster, Config, Key, Listen, Memory, Operation, Places, Report, Retire, Role, TlsFiles, Token,
     section::{At, Reading, Section},
 };
 
@@ -54,6 +54,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
     let metadata_url = root.section("metadata").and_then(|section| metadata(section, places));
     let cluster = cluster(root.section("cluster"));
     let retire = retire(root.section("retire"));
+    let memory = memory(root.section("memory"));
     let keys = keys(&root);
     let tokens = tokens(&root, &keys, places);
     let sources = sources(&root, &keys, places);
@@ -71,6 +72,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
         listen,
         cluster: cluster?,
         retire,
+        memory,
         tokens,
         keys: keys.into_iter().map(At::value).collect(),
         sources,
@@ -175,6 +177,13 @@ fn cluster(section: Option<Section<'_>>) -> Option<Cluster> {
     }
     let node = node?;
     Some(Cluster { members: members.map_or_else(|| vec![node.clone()], At::value), node })
+}
+
+fn memory(section: Option<Section<'_>>) -> Memory {
+    let Some(section) = section else { return Memory::default() };
+    let require_lock = section.flag("require_lock").is_some_and(At::value);
+    section.finish();
+    Memory { require_lock }
 }
 
 fn retire(section: Option<Section<'_>>) -> Retire {

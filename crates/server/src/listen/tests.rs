@@ -100,6 +100,8 @@ impl Daemon {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(body).await.unwrap_or_else(|error| panic!("{line} {more}: {error}"));
+        // Without it the end of a long body may stay in the client's own buffer.
+        stream.flush().await.unwrap();
         read(&mut stream).await
     }
 

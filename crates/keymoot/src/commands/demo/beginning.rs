@@ -101,7 +101,7 @@ impl Scene<'_> {
         }
         self.clients =
             Some(Clients::start(&self.options, &self.key, self.v9, &self.database_path(), records.into())?);
-        story.say("From here on three services decrypt tokens and issue new ones the whole time, and check each answer.");
+        story.say("From here on six services decrypt tokens and issue new ones the whole time, and check each answer.");
         Ok(())
     }
 }

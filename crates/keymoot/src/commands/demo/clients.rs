@@ -22,7 +22,7 @@ use tokio::{
 use super::database::{Database, Row, associated_data, plaintext};
 
 /// Services side by side, each with its own connections to the daemon and to the database.
-const SERVICES: usize = 3;
+const SERVICES: usize = 6;
 /// A service does other things too; two processors are to be enough for all.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Before a service asks again what could not be said.
