@@ -145,8 +145,7 @@ fn a_column_of_the_second_implementations_values_is_rekeyed_form_for_form() {
     let made = answer("make", &request);
     let table = make_table(&world.path("app.db"), &[]);
     let mut expected = Vec::new();
-    for (at, value) in made.as_array().unwrap().iter().enumerate() {
-        let id = 2 * at;
+    for (id, value) in (0_i64..).step_by(2).zip(made.as_array().unwrap()) {
         table.execute("INSERT INTO tokens VALUES (?1, ?2)", (id, value["text"].as_str().unwrap())).unwrap();
         let binary = hex::decode(value["binary"].as_str().unwrap()).unwrap();
         table.execute("INSERT INTO tokens VALUES (?1, ?2)", (id + 1, binary)).unwrap();

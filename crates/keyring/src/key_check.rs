@@ -93,7 +93,7 @@ impl Rebuilt {
 }
 
 impl Validated {
-    /// Of a version that this process has just made.
+    /// Of a version that this process has just made, or that opened a witness.
     pub(crate) fn made(version: KeyVersion, prk: Prk) -> Self {
         Self { version, key_id: prk.key_id(), prk }
     }

@@ -2,8 +2,8 @@
 //!
 //! # Layout
 //!
-//! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it, which makes a
-//! [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
+//! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it (or, offline, [`recover`]),
+//! which makes a [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
 //! [`keyring`]. A key's way out into the world, once: [`stage`] makes a root key, its shares and its public
 //! record.
 //!
@@ -13,6 +13,7 @@ pub mod cipher;
 pub mod derive;
 pub mod key_check;
 pub mod keyring;
+pub mod recover;
 pub mod shamir;
 pub mod sign;
 pub mod stage;
@@ -20,6 +21,7 @@ pub mod stage;
 pub use cipher::{DataKeyBits, OpenError, SealError};
 pub use key_check::Validated;
 pub use keyring::{Keyring, RekeyError};
+pub use recover::WitnessError;
 pub use shamir::Rebuilt;
 pub use sign::verify_signature;
 

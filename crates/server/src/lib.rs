@@ -31,7 +31,7 @@ use self::{
         control::{self, ControlState},
         data::{self, DataState},
     },
-    http::{auth::Access, fault::{self, Fault}, layers, shed::Shed},
+    http::{auth::Access, fault::{self, Fault}, layers},
     listen::{Bound, Limits, Tls, TlsError},
     memory::MemoryError,
     node::Node,
@@ -152,7 +152,7 @@ async fn serve(
         config_file: config_file.into(),
     };
     let control_router = layers::control(control::routes(state.clone()));
-    let data_routes = data::routes(DataState::new(access, serving, Shed::default()));
+    let data_routes = data::routes(DataState::new(access, serving, fault::shed(fault)));
     let data_router = layers::data(fault::around(data_routes, fault));
 
     let stop = CancellationToken::new();

@@ -38,6 +38,8 @@ use crate::{
 const KEYRING: &str = "dev";
 const KEY: &str = "auth-token";
 const HOLDERS: [&str; 3] = ["ann", "bob", "eve"];
+/// The story's number: one digit, and a rotation away from two.
+const FIRST: u32 = 9;
 const DATA_PORT: u16 = 8200;
 const CONTROL_PORT: u16 = 8201;
 const CONFIG: &str = "keymoot.toml";
@@ -235,12 +237,11 @@ impl<'a> Dev<'a> {
 
     /// Makes the keyring, unlocks, makes a sample; for a missing v9 also v10.
     async fn prepare(&self, fault: Option<Fault>) -> anyhow::Result<Vec<String>> {
-        let first = if fault == Some(Fault::MissingV9) { Some(KeyVersion::new(9)?) } else { None };
         let mut holders = Vec::new();
         for name in HOLDERS {
             holders.push(HolderSpec { name: name.parse()?, recipient: None });
         }
-        let request = InitRequest { keyring: KEYRING.parse()?, threshold: 2, holders, first_version: first };
+        let request = InitRequest { keyring: KEYRING.parse()?, threshold: 2, holders, first_version: Some(KeyVersion::new(FIRST)?) };
         let made = self.control.init(&request).await?;
         files::create_private_dir(&self.place.path("packages"))?;
         for package in &made.packages {
@@ -279,9 +280,9 @@ impl<'a> Dev<'a> {
     /// After the daemon was started again: as it was, or without v9.
     async fn unlock_again(&self, fault: Option<Fault>) -> anyhow::Result<()> {
         if fault != Some(Fault::MissingV9) {
-            return self.unlock(&[KeyVersion::MIN]).await;
+            return self.unlock(&[KeyVersion::new(FIRST)?]).await;
         }
-        let (v9, v10) = (KeyVersion::new(9)?, KeyVersion::new(10)?);
+        let (v9, v10) = (KeyVersion::new(FIRST)?, KeyVersion::new(FIRST + 1)?);
         self.control.unlock_degraded(&DegradedRequest { missing: vec![v9] }).await?;
         self.unlock(&[v10]).await?;
         // Degraded it encrypts nothing until somebody says that this is meant.

@@ -108,7 +108,8 @@ pub fn routes(state: ControlState) -> Router {
             Ok(StatusCode::NO_CONTENT.into_response())
         })
         .add(&routes::UNLOCK_DEGRADED, async |call: Call<keymoot_api::unlock::DegradedRequest>| {
-            ok(&call.node.unlock_degraded(call.body.missing, true).await?)
+            call.node.unlock_degraded(call.body.missing).await?;
+            ok(&call.node.status(true).await)
         })
         .add(&routes::PROVE_PARTS, async |call: Call<_>| {
             let named = call.named();

@@ -8,9 +8,8 @@ use axum::{
     extract::Request,
     middleware::{Next, from_fn},
 };
-use keymoot_types::ErrorCode;
 
-use super::problem::{later, problem_response};
+use super::shed::Shed;
 
 /// How long a slow node takes.
 pub const SLOW: Duration = Duration::from_secs(5);
@@ -18,22 +17,24 @@ pub const SLOW: Duration = Duration::from_secs(5);
 /// What the data listener is to suffer from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Every request is refused, with a time to come back.
+    /// There is room for no request: each is refused, with a time to come back.
     Overloaded,
     /// Every answer is right, and takes [`SLOW`].
     Slow,
 }
 
+/// How much the data listener takes on.
+pub fn shed(fault: Option<Fault>) -> Shed {
+    if fault == Some(Fault::Overloaded) { Shed::new(0, 0) } else { Shed::default() }
+}
+
 /// Around the data listener's routes.
 pub fn around(router: Router, fault: Option<Fault>) -> Router {
-    match fault {
-        None => router,
-        Some(Fault::Overloaded) => router.layer(from_fn(|_: Request, _: Next| async {
-            problem_response(later(ErrorCode::Overloaded, "more requests are open than can be answered soon"))
-        })),
-        Some(Fault::Slow) => router.layer(from_fn(|request: Request, next: Next| async {
-            tokio::time::sleep(SLOW).await;
-            next.run(request).await
-        })),
+    if fault != Some(Fault::Slow) {
+        return router;
     }
+    router.layer(from_fn(|request: Request, next: Next| async {
+        tokio::time::sleep(SLOW).await;
+        next.run(request).await
+    }))
 }

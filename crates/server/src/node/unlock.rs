@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// `unlock/degraded`: an operator names versions as lost, for this boot.
-    pub(crate) async fn unlock_degraded(&self, lost: Vec<KeyVersion>, named: bool) -> Result<PartsAnswer, Problem> {
+    pub(crate) async fn unlock_degraded(&self, lost: Vec<KeyVersion>) -> Result<(), Problem> {
         let mut core = self.core.lock().await;
         let Some(target) = core.target().cloned() else {
             return Err(conflict("there is no keyring yet; `keymoot init` makes one"));
@@ -168,7 +168,7 @@ impl Node {
         core.missing.sort();
         core.missing.dedup();
         self.enter_service(&mut core).await;
-        Ok(self.parts_answer(&core, vec![], vec![], named))
+        Ok(())
     }
 
     /// `DELETE unlock`: wipes what was collected.
