@@ -69,8 +69,8 @@ pub(crate) fn serve(data_dir: &Path) {
 }
 
 async fn listen(tls: TlsAcceptor) {
-    let router =
-        Router::new().route("/v1/keys/{key}/{operation}", post(|Json(body): Json<Body>| async move { Json(body) }));
+    let router = Router::new()
+        .route("/v1/keys/{key}/{operation}", post(|Json(body): Json<Body>| async move { Json(body) }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     loop {

@@ -59,7 +59,11 @@ impl Spread {
         let mut figures: Vec<f64> = figures.collect();
         figures.sort_by(f64::total_cmp);
         let last = figures.len() - 1;
-        Self { min: figures[0], median: (figures[last / 2] + figures[figures.len() / 2]) / 2.0, max: figures[last] }
+        Self {
+            min: figures[0],
+            median: (figures[last / 2] + figures[figures.len() / 2]) / 2.0,
+            max: figures[last],
+        }
     }
 
     pub(crate) fn scaled(self, by: f64) -> Self {

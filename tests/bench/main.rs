@@ -75,11 +75,9 @@ fn main() {
     let others = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{cores} cores; load average before the start: {}", others.trim());
     println!("{} rounds of {:?} on each side, {} connections", scale.rounds, scale.round, load::CONNECTIONS);
-    for (name, measure) in [
-        ("footprint", footprint::measure as fn(&Scale)),
-        ("service", service::measure),
-        ("rekey", rekey::measure),
-    ] {
+    for (name, measure) in
+        [("footprint", footprint::measure as fn(&Scale)), ("service", service::measure), ("rekey", rekey::measure)]
+    {
         if name.contains(&options.only) {
             measure(&scale);
         }

@@ -36,7 +36,8 @@ pub(crate) fn measure(scale: &Scale) {
     world.unlock(&[(1, 1)]).expect(200);
     world.unlock(&[(1, 2)]).expect(200);
     let load = Load::new(&world.data_dir().join("tls-cert.pem"));
-    let daemon = Server { address: world.data_url().trim_start_matches("https://").parse().unwrap(), pid: world.pid() };
+    let daemon =
+        Server { address: world.data_url().trim_start_matches("https://").parse().unwrap(), pid: world.pid() };
     let echo = Echo::start(&world.data_dir());
     let bao = scale.bao.then(|| Bao::start(&world.data_dir(), &load));
     let values = world.encrypt_all(&plaintexts(CONNECTIONS * BATCHES[1]));

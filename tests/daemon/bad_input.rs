@@ -63,24 +63,65 @@ fn a_body_that_is_not_what_it_should_be_is_a_bad_request_everywhere() {
     let revision = world.get("/v1/status")["revision"].clone();
     let not_utf8: &[u8] = b"{\"plaintext\":\"\xff\xfe\"}";
     for body in [
-        b"".as_slice(), b"{", b"[]", b"null", b"\"x\"", b"{}", b"{\"plaintext\"}", b"{\"plaintext\":", not_utf8, b"\xef\xbb\xbf{\"plaintext\":\"\"}",
-        b"{\"plaintext\":5}", b"{\"plaintext\":null}", b"{\"plaintext\":[]}", b"{\"plaintext\":\"!\"}", b"{\"plaintext\":\"YQ\"}",
-        b"{\"plaintext\":\"\",\"plaintext\":\"\"}", b"{\"plaintext\":\"\",\"more\":1}", b"{\"plaintext\":\"\"} x",
-        b"{\"plaintext\":\"\",\"associated_data\":7}", b"{\"items\":5}", b"{\"items\":[5]}", b"{\"items\":[],\"plaintext\":\"\"}",
-        b"{\"items\":[{\"plaintext\":\"\",\"more\":1}]}", b"{\"items\":[{\"plaintext\":\"\"},{\"plaintext\":\"\",\"plaintext\":\"\"}]}",
+        b"".as_slice(),
+        b"{",
+        b"[]",
+        b"null",
+        b"\"x\"",
+        b"{}",
+        b"{\"plaintext\"}",
+        b"{\"plaintext\":",
+        not_utf8,
+        b"\xef\xbb\xbf{\"plaintext\":\"\"}",
+        b"{\"plaintext\":5}",
+        b"{\"plaintext\":null}",
+        b"{\"plaintext\":[]}",
+        b"{\"plaintext\":\"!\"}",
+        b"{\"plaintext\":\"YQ\"}",
+        b"{\"plaintext\":\"\",\"plaintext\":\"\"}",
+        b"{\"plaintext\":\"\",\"more\":1}",
+        b"{\"plaintext\":\"\"} x",
+        b"{\"plaintext\":\"\",\"associated_data\":7}",
+        b"{\"items\":5}",
+        b"{\"items\":[5]}",
+        b"{\"items\":[],\"plaintext\":\"\"}",
+        b"{\"items\":[{\"plaintext\":\"\",\"more\":1}]}",
+        b"{\"items\":[{\"plaintext\":\"\"},{\"plaintext\":\"\",\"plaintext\":\"\"}]}",
         b"{\"items\":[],\"items\":[]}",
     ] {
         data(&world, "encrypt", body, 400, "bad_request", "undetermined");
     }
-    for body in ["{}", "{\"ciphertext\":9}", "{\"ciphertext\":\"x\",\"rewrap\":\"yes\"}", "{\"ciphertext\":\"x\",\"version\":9}"] {
+    for body in [
+        "{}",
+        "{\"ciphertext\":9}",
+        "{\"ciphertext\":\"x\",\"rewrap\":\"yes\"}",
+        "{\"ciphertext\":\"x\",\"version\":9}",
+    ] {
         data(&world, "decrypt", body, 400, "bad_request", "undetermined");
     }
     for body in ["{\"bits\":128}", "{\"bits\":\"256\"}", "{\"plaintext\":1}", "{\"items\":[]}"] {
         data(&world, "datakey", body, 400, "bad_request", "undetermined");
     }
 
-    for path in ["/v1/init", "/v1/unlock/parts", "/v1/unlock/degraded", "/v1/prove/parts", "/v1/requests", "/v1/manifest/confirm", "/v1/members"] {
-        for body in [b"".as_slice(), b"{", b"[]", b"7", b"{\"x\":1}", b"{\"parts\":{\"a\":\"\xff\"}}", b"\xff\xff", b"{}{}"] {
+    for path in [
+        "/v1/init",
+        "/v1/unlock/parts",
+        "/v1/unlock/degraded",
+        "/v1/prove/parts",
+        "/v1/requests",
+        "/v1/manifest/confirm",
+        "/v1/members",
+    ] {
+        for body in [
+            b"".as_slice(),
+            b"{",
+            b"[]",
+            b"7",
+            b"{\"x\":1}",
+            b"{\"parts\":{\"a\":\"\xff\"}}",
+            b"\xff\xff",
+            b"{}{}",
+        ] {
             let url = format!("{}{path}", world.control_url());
             let answer = world.raw(url, "POST", Some(OPERATOR), body.to_vec());
             if path == "/v1/members" && answer.status == 404 {
@@ -94,7 +135,10 @@ fn a_body_that_is_not_what_it_should_be_is_a_bad_request_everywhere() {
         ("/v1/init", r#"{"keyring":"prod","threshold":1,"holders":[{"name":"a"},{"name":"b"}]}"#),
         ("/v1/init", r#"{"keyring":"prod","threshold":3,"holders":[{"name":"a"},{"name":"b"}]}"#),
         ("/v1/init", r#"{"keyring":"other","threshold":2,"holders":[{"name":"a"},{"name":"b"}]}"#),
-        ("/v1/init", r#"{"keyring":"prod","threshold":2,"holders":[{"name":"a"},{"name":"b"}],"first_version":4294967296}"#),
+        (
+            "/v1/init",
+            r#"{"keyring":"prod","threshold":2,"holders":[{"name":"a"},{"name":"b"}],"first_version":4294967296}"#,
+        ),
         ("/v1/unlock/parts", r#"{"parts":{}}"#),
         ("/v1/unlock/parts", r#"{"parts":{"a":null}}"#),
         ("/v1/unlock/parts", r#"{"parts":{"a":"x","a":"x"}}"#),
@@ -121,7 +165,22 @@ fn versions_have_one_spelling_in_values_addresses_and_requests() {
     let world = unlocked();
     let value = world.encrypt(b"x");
     let body = value.strip_prefix("km:v9:").unwrap();
-    for spelling in ["09", "-9", "+9", " 9", "9 ", "0", "4294967296", "18446744073709551625", "９", "٩", "9.0", "0x9", "", "1e1"] {
+    for spelling in [
+        "09",
+        "-9",
+        "+9",
+        " 9",
+        "9 ",
+        "0",
+        "4294967296",
+        "18446744073709551625",
+        "９",
+        "٩",
+        "9.0",
+        "0x9",
+        "",
+        "1e1",
+    ] {
         let value = json!({"ciphertext": format!("km:v{spelling}:{body}")}).to_string();
         for operation in ["decrypt", "rewrap", "datakey/decrypt"] {
             data(&world, operation, value.clone(), 422, "malformed_ciphertext", "invalid");
@@ -131,7 +190,8 @@ fn versions_have_one_spelling_in_values_addresses_and_requests() {
         for step in ["activate", "abort", "retire", "restore"] {
             control(&world, &format!("/v1/versions/{spelling}/{step}"), "", 400, "bad_request");
         }
-        let packages = world.control("GET", &format!("/v1/versions/{spelling}/packages"), Some(OPERATOR), Json::Null);
+        let packages =
+            world.control("GET", &format!("/v1/versions/{spelling}/packages"), Some(OPERATOR), Json::Null);
         assert_eq!((packages.status, packages.code()), (400, "bad_request"));
     }
     control(&world, "/v1/versions/10/activate", "", 404, "not_found");
@@ -147,23 +207,54 @@ fn what_is_no_value_is_invalid_and_what_may_be_a_newer_one_is_undetermined() {
     let value = world.encrypt(b"x");
     let wrapped = world.data("datakey", json!({})).expect(200)["ciphertext"].as_str().unwrap().to_owned();
     for text in [
-        "", "x", "km:v9", "km:v9:", "KM:V9:AQ", "km:v9:AQ", &format!("{value}="), &format!("{value}\n"), &format!(" {value}"),
-        &value.replace("km:v9:A", "km:v9:+"), "vault:v1:abcd", &wrapped,
+        "",
+        "x",
+        "km:v9",
+        "km:v9:",
+        "KM:V9:AQ",
+        "km:v9:AQ",
+        &format!("{value}="),
+        &format!("{value}\n"),
+        &format!(" {value}"),
+        &value.replace("km:v9:A", "km:v9:+"),
+        "vault:v1:abcd",
+        &wrapped,
     ] {
         for operation in ["decrypt", "rewrap"] {
             if operation == "rewrap" && text == wrapped {
                 continue;
             }
-            data(&world, operation, json!({"ciphertext": text}).to_string(), 422, "malformed_ciphertext", "invalid");
+            data(
+                &world,
+                operation,
+                json!({"ciphertext": text}).to_string(),
+                422,
+                "malformed_ciphertext",
+                "invalid",
+            );
         }
     }
-    data(&world, "datakey/decrypt", json!({"ciphertext": value}).to_string(), 422, "malformed_ciphertext", "invalid");
+    data(
+        &world,
+        "datakey/decrypt",
+        json!({"ciphertext": value}).to_string(),
+        422,
+        "malformed_ciphertext",
+        "invalid",
+    );
     let mut other = value.clone().into_bytes();
     other[30] = if other[30] == b'A' { b'B' } else { b'A' };
     let other = String::from_utf8(other).unwrap();
     data(&world, "decrypt", json!({"ciphertext": other}).to_string(), 422, "authentication_failed", "invalid");
     // A body byte that this build does not know, and a version that nobody has heard of.
-    data(&world, "decrypt", json!({"ciphertext": "km:v9:_____w"}).to_string(), 503, "unsupported_format", "undetermined");
+    data(
+        &world,
+        "decrypt",
+        json!({"ciphertext": "km:v9:_____w"}).to_string(),
+        503,
+        "unsupported_format",
+        "undetermined",
+    );
     let unknown = value.replace("v9", "v4294967295");
     let answer = world.decrypt(&unknown).expect_problem(503, "unknown_key_version", "undetermined");
     assert_eq!(answer["version"], 4_294_967_295_u32);
@@ -210,8 +301,10 @@ fn a_batch_answers_in_order_with_its_references_and_says_when_its_verdicts_diffe
     let made = made.expect(200);
     let made = made["items"].as_array().unwrap();
     assert_eq!(made.len(), 10_000);
-    let back: Vec<_> =
-        made.iter().map(|item| json!({"ciphertext": item["ciphertext"], "reference": item["reference"]})).collect();
+    let back: Vec<_> = made
+        .iter()
+        .map(|item| json!({"ciphertext": item["ciphertext"], "reference": item["reference"]}))
+        .collect();
     let opened = world.data("decrypt", json!({"items": back})).expect(200);
     for (n, item) in opened["items"].as_array().unwrap().iter().enumerate() {
         assert_eq!(STANDARD.decode(item["plaintext"].as_str().unwrap()).unwrap(), n.to_string().as_bytes());
@@ -228,8 +321,11 @@ fn each_item_of_a_batch_is_judged_alone() {
     let good = world.encrypt(b"good");
     let unknown = good.replace("v9", "v77");
     let batch = |values: &[&str]| {
-        let items: Vec<_> =
-            values.iter().enumerate().map(|(n, value)| json!({"ciphertext": value, "reference": n.to_string()})).collect();
+        let items: Vec<_> = values
+            .iter()
+            .enumerate()
+            .map(|(n, value)| json!({"ciphertext": value, "reference": n.to_string()}))
+            .collect();
         let answer = world.data("decrypt", json!({"items": items}));
         let verdict = answer.verdict.clone().unwrap();
         (verdict, answer.expect(200)["items"].clone())
@@ -241,7 +337,10 @@ fn each_item_of_a_batch_is_judged_alone() {
         [(1, "malformed_ciphertext", 422, "invalid"), (2, "unknown_key_version", 503, "undetermined")]
     {
         let error = &items[at]["error"];
-        assert_eq!((&error["code"], &error["status"], &error["verdict"]), (&json!(code), &json!(status), &json!(verdict)));
+        assert_eq!(
+            (&error["code"], &error["status"], &error["verdict"]),
+            (&json!(code), &json!(status), &json!(verdict))
+        );
         assert_eq!(items[at]["reference"], at.to_string());
     }
     assert_eq!(items[3]["reference"], "3");
@@ -272,16 +371,29 @@ fn who_may_not_ask_is_told_so_and_no_value_is_judged() {
         (KEY, "decrypt", OPERATOR, 403, "forbidden"),
         (KEY, "decrypt", AUDITOR, 403, "forbidden"),
     ] {
-        world.raw(url(key, operation), "POST", Some(token), body.clone()).expect_problem(status, code, "undetermined");
+        world.raw(url(key, operation), "POST", Some(token), body.clone()).expect_problem(
+            status,
+            code,
+            "undetermined",
+        );
     }
-    assert_eq!(world.raw(url(KEY, "decrypt"), "POST", Some(READER), body.clone()).verdict.as_deref(), Some("valid"));
+    assert_eq!(
+        world.raw(url(KEY, "decrypt"), "POST", Some(READER), body.clone()).verdict.as_deref(),
+        Some("valid")
+    );
 
     // Every answer of the data listener has a verdict, whatever was asked.
     for (method, path, token, status) in [
-        ("GET", "/", None, 404), ("GET", "/v1/keys", None, 401), ("GET", "/v1/keys", Some(SERVICE), 200),
-        ("GET", "/v1/keys/auth-token/decrypt", Some(SERVICE), 405), ("DELETE", "/v1/keys", Some(SERVICE), 405),
-        ("POST", "/v1/keys//decrypt", Some(SERVICE), 404), ("POST", "/v1/keys/%ff/decrypt", Some(SERVICE), 400),
-        ("POST", "/v1/status", Some(OPERATOR), 404), ("POST", "/v1/unlock/parts", None, 404), ("OPTIONS", "/v1/keys/auth-token/decrypt", None, 405),
+        ("GET", "/", None, 404),
+        ("GET", "/v1/keys", None, 401),
+        ("GET", "/v1/keys", Some(SERVICE), 200),
+        ("GET", "/v1/keys/auth-token/decrypt", Some(SERVICE), 405),
+        ("DELETE", "/v1/keys", Some(SERVICE), 405),
+        ("POST", "/v1/keys//decrypt", Some(SERVICE), 404),
+        ("POST", "/v1/keys/%ff/decrypt", Some(SERVICE), 400),
+        ("POST", "/v1/status", Some(OPERATOR), 404),
+        ("POST", "/v1/unlock/parts", None, 404),
+        ("OPTIONS", "/v1/keys/auth-token/decrypt", None, 405),
     ] {
         let answer = world.raw(format!("{}{path}", world.data_url()), method, token, vec![]);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.json);
@@ -290,11 +402,23 @@ fn who_may_not_ask_is_told_so_and_no_value_is_judged() {
 
     // Nor does a service, or an auditor, get anywhere on the control listener.
     for (method, path) in [
-        ("POST", "/v1/init"), ("DELETE", "/v1/unlock"), ("POST", "/v1/unlock/degraded"), ("POST", "/v1/seal"), ("POST", "/v1/requests"),
-        ("GET", "/v1/versions/9/packages"), ("POST", "/v1/versions/9/activate"), ("POST", "/v1/versions/9/retire"), ("POST", "/v1/rekey"),
-        ("POST", "/v1/census"), ("POST", "/v1/reload"), ("POST", "/v1/manifest/republish"), ("POST", "/v1/manifest/confirm"),
+        ("POST", "/v1/init"),
+        ("DELETE", "/v1/unlock"),
+        ("POST", "/v1/unlock/degraded"),
+        ("POST", "/v1/seal"),
+        ("POST", "/v1/requests"),
+        ("GET", "/v1/versions/9/packages"),
+        ("POST", "/v1/versions/9/activate"),
+        ("POST", "/v1/versions/9/retire"),
+        ("POST", "/v1/rekey"),
+        ("POST", "/v1/census"),
+        ("POST", "/v1/reload"),
+        ("POST", "/v1/manifest/republish"),
+        ("POST", "/v1/manifest/confirm"),
     ] {
-        for (token, status, code) in [(None, 401, "unauthenticated"), (Some(SERVICE), 403, "forbidden"), (Some(AUDITOR), 403, "forbidden")] {
+        for (token, status, code) in
+            [(None, 401, "unauthenticated"), (Some(SERVICE), 403, "forbidden"), (Some(AUDITOR), 403, "forbidden")]
+        {
             let answer = world.control(method, path, token, Json::Null);
             assert_eq!((answer.status, answer.code()), (status, code), "{method} {path}");
         }
@@ -341,7 +465,9 @@ fn a_body_that_drips_is_given_up_in_time_and_holds_nobody_up() {
             Ok(0) => panic!("the connection was cut without an answer"),
             Ok(read) => have += read,
             // Nothing yet: another drop, and somebody else is served meanwhile.
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
                 stream.write_all(b" ").unwrap();
                 world.get("/v1/status");
             }

@@ -31,9 +31,17 @@ fn tries(request: &Json) -> Vec<(&'static str, String, Json)> {
         ("POST", "/v1/requests".into(), json!({"operation": "reshare", "version": 9, "holders": holders})),
         ("POST", "/v1/requests".into(), json!({"operation": "replace", "version": 9, "holders": holders})),
         ("POST", "/v1/requests".into(), json!({"operation": "import", "version": 10, "witness": "km:v10:AQ"})),
-        ("POST", "/v1/requests".into(), json!({"operation": "retire-override", "version": 9, "reason": "because"})),
+        (
+            "POST",
+            "/v1/requests".into(),
+            json!({"operation": "retire-override", "version": 9, "reason": "because"}),
+        ),
         ("POST", format!("/v1/requests/{id}/consent"), json!({"digest": digest, "parts": {}})),
-        ("POST", format!("/v1/requests/{id}/consent"), json!({"digest": digest, "parts": {"prod-keyPart-v9": ""}})),
+        (
+            "POST",
+            format!("/v1/requests/{id}/consent"),
+            json!({"digest": digest, "parts": {"prod-keyPart-v9": ""}}),
+        ),
         ("POST", format!("/v1/requests/{id}/consent"), json!({"digest": digest})),
         ("POST", format!("/v1/requests/{id}"), json!({"operation": "stage", "holders": holders})),
         ("PATCH", format!("/v1/requests/{id}"), json!({"holders": holders})),
@@ -42,7 +50,11 @@ fn tries(request: &Json) -> Vec<(&'static str, String, Json)> {
         ("GET", "/v1/versions/9/packages".into(), Json::Null),
         ("GET", "/v1/versions/10/packages".into(), Json::Null),
         ("POST", "/v1/versions/10/activate".into(), json!({})),
-        ("POST", "/v1/versions/10/activate".into(), json!({"override": "because", "excuse": ["h1", "h2", "h3", "h4", "h5"]})),
+        (
+            "POST",
+            "/v1/versions/10/activate".into(),
+            json!({"override": "because", "excuse": ["h1", "h2", "h3", "h4", "h5"]}),
+        ),
         ("POST", "/v1/versions/10/restore".into(), json!({})),
         ("POST", "/v1/versions/9/retire".into(), json!({})),
         ("POST", "/v1/versions/9/abort".into(), json!({})),
@@ -64,7 +76,9 @@ fn no_sequence_of_an_operators_calls_makes_or_reaches_a_version() {
     // Each call after each other one: with no request, with one open, and after it was cancelled.
     for round in 0..3 {
         for first in tries(&request) {
-            for (method, path, body) in [first.clone()].into_iter().chain(tries(&request).into_iter().skip(round * 9).take(9)) {
+            for (method, path, body) in
+                [first.clone()].into_iter().chain(tries(&request).into_iter().skip(round * 9).take(9))
+            {
                 let answer = world.control(method, &path, Some(OPERATOR), body);
                 let text = answer.json.to_string();
                 assert!(!text.contains("kmshare1") && !text.contains("AGE ENCRYPTED"), "{method} {path}: {text}");
@@ -102,13 +116,18 @@ fn what_was_consented_to_can_not_be_changed_and_consents_never_move_to_another_r
     assert_eq!(consent(&id, &digest, 1).expect(200)["have"], 1);
     let seen = world.get(&path);
     assert_eq!(seen["digest"], digest);
-    for (method, body) in [("PATCH", json!({"threshold": 2})), ("PUT", json!({})), ("POST", json!({"operation": "stage"}))] {
+    for (method, body) in
+        [("PATCH", json!({"threshold": 2})), ("PUT", json!({})), ("POST", json!({"operation": "stage"}))]
+    {
         assert_eq!(world.control(method, &path, Some(OPERATOR), body).status, 405, "{method}");
     }
     let mallory = json!({"operation": "stage", "holders": [{"name": "mallory"}, {"name": "mallory2"}]});
     assert_eq!(world.post("/v1/requests", mallory.clone()).status, 409);
     let still = world.get(&path);
-    assert_eq!((&still["digest"], &still["holders"], &still["have"]), (&seen["digest"], &seen["holders"], &json!(1)));
+    assert_eq!(
+        (&still["digest"], &still["holders"], &still["have"]),
+        (&seen["digest"], &seen["holders"], &json!(1))
+    );
 
     // Wrong digest, the same holder again, a request that is not there.
     assert_eq!(consent(&id, &json!("00".repeat(32)), 2).code(), "conflict");
@@ -131,7 +150,8 @@ fn what_was_consented_to_can_not_be_changed_and_consents_never_move_to_another_r
     assert_eq!(world.stage(9), 10);
     assert_eq!(versions(&world), [(9, "primary".to_owned()), (10, "staged".to_owned())]);
     let unproved = world.post("/v1/versions/10/activate", json!({})).expect(409);
-    let codes: Vec<_> = unproved["missing"].as_array().unwrap().iter().map(|m| m["code"].as_str().unwrap()).collect();
+    let codes: Vec<_> =
+        unproved["missing"].as_array().unwrap().iter().map(|m| m["code"].as_str().unwrap()).collect();
     assert!(codes.contains(&"not_loaded") && codes.contains(&"not_proved"), "{unproved}");
     let override_alone = json!({"override": "because", "excuse": ["h1", "h2", "h3", "h4", "h5"]});
     assert_eq!(world.post("/v1/versions/10/activate", override_alone).expect(409)["code"], "gate_refused");

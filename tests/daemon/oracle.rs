@@ -22,7 +22,9 @@ pub fn ask(command: &str, request: &Json) -> Result<Json, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{python:?} did not start ({error}): install python3, or name it in KEYMOOT_TEST_PYTHON"));
+        .unwrap_or_else(|error| {
+            panic!("{python:?} did not start ({error}): install python3, or name it in KEYMOOT_TEST_PYTHON")
+        });
     child.stdin.take().unwrap().write_all(request.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     if output.status.success() {
@@ -85,8 +87,7 @@ fn a_second_implementation_opens_what_the_daemon_makes_from_any_two_shares() {
         .collect();
     for pair in [[1, 2], [5, 3]] {
         let shares = pair.map(|holder| world.share(9, holder));
-        let request =
-            json!({"shares": shares, "key": KEY, "values": made, "associated_data": hex::encode(data)});
+        let request = json!({"shares": shares, "key": KEY, "values": made, "associated_data": hex::encode(data)});
         let opened = answer("read", &request);
         assert_eq!(opened, plaintexts().iter().map(hex::encode).collect::<Json>());
         let unbound = ask("read", &json!({"shares": shares, "key": KEY, "values": made})).unwrap_err();
@@ -99,8 +100,7 @@ fn a_second_implementation_opens_what_the_daemon_makes_from_any_two_shares() {
     for (version, bits) in [(10, 256), (10, 512)] {
         let made = world.data("datakey", json!({"bits": bits})).expect(200);
         assert_eq!(made["version"], version);
-        let opened =
-            answer("read_data_keys", &json!({"shares": all, "key": KEY, "values": [made["ciphertext"]]}));
+        let opened = answer("read_data_keys", &json!({"shares": all, "key": KEY, "values": [made["ciphertext"]]}));
         let plaintext = STANDARD.decode(made["plaintext"].as_str().unwrap()).unwrap();
         assert_eq!(opened, json!([hex::encode(&plaintext)]));
         assert_eq!(plaintext.len(), bits / 8);

@@ -56,9 +56,20 @@ fn every_refusal_has_its_code_at_the_edge_and_counts_nothing() {
 
     let name = "prod-keyPart-v9";
     for malformed in [
-        "", "kmshare1", "kmshare1qqq", &v9[1..], &v9[..87], &format!("{v9}q"), &v9.replace("kmshare", "kmshara"),
-        &format!("{}B{}", &v9[..20], &v9[21..]), &format!("{}b{}", &v9[..20], &v9[21..]), &format!(" {v9}"),
-        &v9.replacen('1', "１", 1), x_zero, version_zero, wrong_kind,
+        "",
+        "kmshare1",
+        "kmshare1qqq",
+        &v9[1..],
+        &v9[..87],
+        &format!("{v9}q"),
+        &v9.replace("kmshare", "kmshara"),
+        &format!("{}B{}", &v9[..20], &v9[21..]),
+        &format!("{}b{}", &v9[..20], &v9[21..]),
+        &format!(" {v9}"),
+        &v9.replacen('1', "１", 1),
+        x_zero,
+        version_zero,
+        wrong_kind,
     ] {
         refused(&world, unlock, name, malformed, "malformed_share");
     }
@@ -66,9 +77,20 @@ fn every_refusal_has_its_code_at_the_edge_and_counts_nothing() {
     refused(&world, unlock, name, &edited(&v9, 87), "checksum_failed");
     refused(&world, unlock, name, foreign, "wrong_keyring");
     for other in [
-        "prod-keyPart-v10", "prod-keyPart-v09", "prod-keyPart-v-9", "prod-keyPart-v+9", "prod-keyPart-v 9",
-        "prod-keyPart-v９", "prod-keyPart-v4294967296", "prod-keyPart-v4294967305", "prod-keypart-v9",
-        "prod-keyPart-9", "test-keyPart-v9", "v9", "", " prod-keyPart-v9",
+        "prod-keyPart-v10",
+        "prod-keyPart-v09",
+        "prod-keyPart-v-9",
+        "prod-keyPart-v+9",
+        "prod-keyPart-v 9",
+        "prod-keyPart-v９",
+        "prod-keyPart-v4294967296",
+        "prod-keyPart-v4294967305",
+        "prod-keypart-v9",
+        "prod-keyPart-9",
+        "test-keyPart-v9",
+        "v9",
+        "",
+        " prod-keyPart-v9",
     ] {
         refused(&world, unlock, other, &v9, "name_mismatch");
     }
@@ -89,7 +111,7 @@ fn every_refusal_has_its_code_at_the_edge_and_counts_nothing() {
     // Upper case is a form of its own, and the same share.
     refused(&world, unlock, name, &v9.to_uppercase(), "duplicate_share");
     world.unlock(&[(9, 2)]).expect(200);
-    world.unlock(&[(10, 2), ]).expect(200);
+    world.unlock(&[(10, 2)]).expect(200);
     assert_eq!(world.unlock(&[(10, 4)]).expect(200)["state"], "unlocked");
     assert_eq!(refused(&world, unlock, name, &world.share(9, 3), "already_loaded")["holder"], "h3");
 
@@ -151,7 +173,10 @@ fn one_wrong_share_in_a_record_is_named_as_the_records_fault() {
         manifest["versions"][0]["share_set"]["key_check"] = json!("00".repeat(32));
         let bytes = serde_json_canonicalizer::to_vec(&manifest).unwrap();
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(store.execute("UPDATE records SET value = ?1 WHERE key LIKE 'manifest/%'", [bytes]).unwrap(), 1);
+        assert_eq!(
+            store.execute("UPDATE records SET value = ?1 WHERE key LIKE 'manifest/%'", [bytes]).unwrap(),
+            1
+        );
     }
     drop(store);
     world.start();

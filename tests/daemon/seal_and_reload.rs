@@ -68,9 +68,15 @@ fn a_bad_configuration_is_not_taken_and_says_why() {
     let value = world.encrypt(b"x");
     let reported = || world.log().matches("the configuration was not reloaded").count();
     for (n, bad) in [
-        "", "keyring =", "keyring = \"prod\"", "\u{feff}", &good.replace("[listen]", "[lisen]"),
-        &good.replace("keyring = \"prod\"", "keyring = \"test\""), &format!("{good}\n[[key]]\nname = \"{KEY}\"\nonly_in_sources = true\n"),
-        &good.replace("quiet = \"1s\"", "quiet = \"soon\""), &good.replace("role = \"service\"", "role = \"admin\""),
+        "",
+        "keyring =",
+        "keyring = \"prod\"",
+        "\u{feff}",
+        &good.replace("[listen]", "[lisen]"),
+        &good.replace("keyring = \"prod\"", "keyring = \"test\""),
+        &format!("{good}\n[[key]]\nname = \"{KEY}\"\nonly_in_sources = true\n"),
+        &good.replace("quiet = \"1s\"", "quiet = \"soon\""),
+        &good.replace("role = \"service\"", "role = \"admin\""),
     ]
     .into_iter()
     .enumerate()
@@ -97,7 +103,11 @@ fn a_key_and_a_token_that_a_reload_brings_work_at_once_and_after_a_restart() {
     let body = b"{\"plaintext\":\"eA==\"}".to_vec();
     world.raw(url(&world), "POST", Some(SERVICE), body.clone()).expect_problem(404, "unknown_key", "undetermined");
     world.write_config(&with_pii());
-    world.raw(url(&world), "POST", Some(FORMS), body.clone()).expect_problem(401, "unauthenticated", "undetermined");
+    world.raw(url(&world), "POST", Some(FORMS), body.clone()).expect_problem(
+        401,
+        "unauthenticated",
+        "undetermined",
+    );
     assert_eq!(world.post("/v1/reload", Json::Null).expect(200)["reloaded"], true);
     let made = world.raw(url(&world), "POST", Some(FORMS), body.clone()).expect(200);
     assert!(made["ciphertext"].as_str().unwrap().starts_with("km:v9:"));

@@ -49,7 +49,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 fn hits(bytes: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
-    let found = secrets.iter().filter(|(_, secret)| spellings(secret).iter().any(|needle| contains(bytes, needle)));
+    let found =
+        secrets.iter().filter(|(_, secret)| spellings(secret).iter().any(|needle| contains(bytes, needle)));
     found.map(|(name, _)| name.clone()).collect()
 }
 
@@ -111,9 +112,11 @@ fn fault_57_no_key_share_token_or_plaintext_stands_in_any_file_or_log() {
         .map(|(name, secret)| (name.clone(), hex::decode(secret.as_str().unwrap()).unwrap()))
         .collect();
     assert_eq!(secrets.len(), 2 * 6 + 10);
-    secrets.extend(all.iter().map(|share| (format!("a share, {}", &share[..12]), share.as_bytes()[14..].to_vec())));
+    secrets
+        .extend(all.iter().map(|share| (format!("a share, {}", &share[..12]), share.as_bytes()[14..].to_vec())));
     secrets.extend(
-        [("operator", OPERATOR), ("service", SERVICE), ("auditor", AUDITOR)].map(|(name, token)| (name.into(), token.into())),
+        [("operator", OPERATOR), ("service", SERVICE), ("auditor", AUDITOR)]
+            .map(|(name, token)| (name.into(), token.into())),
     );
     secrets.push(("a data key".into(), data_key));
     secrets.push(("a plaintext".into(), b"plaintext-of-the-story-".to_vec()));
@@ -126,14 +129,18 @@ fn fault_57_no_key_share_token_or_plaintext_stands_in_any_file_or_log() {
             STANDARD.encode([b"x", secret.as_slice(), b"yz"].concat()).into(),
             URL_SAFE_NO_PAD.encode([b"xy", secret.as_slice()].concat()).into(),
         ] {
-            assert!(hits(&[b"before".to_vec(), spelt, b"after".to_vec()].concat(), &secrets).contains(name), "{name}");
+            assert!(
+                hits(&[b"before".to_vec(), spelt, b"after".to_vec()].concat(), &secrets).contains(name),
+                "{name}"
+            );
         }
     }
     let log = world.log();
     assert!(log.lines().count() > 50 && log.contains("version retired and wiped"), "the log is there");
     let mut searched = files(&world.data_dir());
     searched.push(world.path("log"));
-    let names: Vec<_> = searched.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let names: Vec<_> =
+        searched.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
     for name in ["meta.db", "manifest.json", "log"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
     }

@@ -76,7 +76,13 @@ fn a_damaged_last_good_manifest_is_named_and_an_operator_confirms_the_stored_one
     let path = world.data_dir().join("manifest.json");
     let whole = fs::read(&path).unwrap();
     let text = String::from_utf8(whole.clone()).unwrap();
-    for damaged in [&b""[..], b"{", b"\xff\xfe", &whole[..whole.len() / 2], text.replace("\"revision\":", "\"revision\":9").as_bytes()] {
+    for damaged in [
+        &b""[..],
+        b"{",
+        b"\xff\xfe",
+        &whole[..whole.len() / 2],
+        text.replace("\"revision\":", "\"revision\":9").as_bytes(),
+    ] {
         world.kill();
         fs::write(&path, damaged).unwrap();
         world.start();
@@ -94,7 +100,10 @@ fn a_damaged_last_good_manifest_is_named_and_an_operator_confirms_the_stored_one
     world.decrypt(&value).expect_problem(503, "sealed", "undetermined");
     let wrong = json!({"revision": revision, "digest": "00".repeat(32)});
     assert_eq!(world.post("/v1/manifest/confirm", wrong).code(), "conflict");
-    assert_eq!(world.post("/v1/manifest/confirm", json!({"revision": revision + 1, "digest": right})).code(), "conflict");
+    assert_eq!(
+        world.post("/v1/manifest/confirm", json!({"revision": revision + 1, "digest": right})).code(),
+        "conflict"
+    );
     world.post("/v1/manifest/confirm", json!({"revision": revision, "digest": right})).expect(200);
     assert_eq!(world.state(), "unlocked", "the shares are there already");
     assert_eq!(world.open(&value), b"x");
@@ -197,7 +206,8 @@ fn a_manifest_of_another_keyring_is_not_ours() {
     let value = world.encrypt(b"x");
     world.kill();
     other.kill();
-    let (manifest, own) = (world.data_dir().join("manifest.json"), fs::read(world.data_dir().join("manifest.json")).unwrap());
+    let (manifest, own) =
+        (world.data_dir().join("manifest.json"), fs::read(world.data_dir().join("manifest.json")).unwrap());
     // The same name, made elsewhere: the node keeps to it, and the store's is not followed.
     fs::copy(other.data_dir().join("manifest.json"), &manifest).unwrap();
     world.start();
@@ -272,7 +282,11 @@ fn a_store_that_can_not_be_opened_is_away_until_it_can() {
         serves_with_gates_shut(&world, &value, b"x", 503, "store_unavailable");
         assert!(needs(&world).contains("metadata store"), "{what}: {}", needs(&world));
         // Repaired while it runs: it is found again by itself.
-        if meta.is_dir() { fs::remove_dir(&meta).unwrap() } else { fs::remove_file(&meta).unwrap() }
+        if meta.is_dir() {
+            fs::remove_dir(&meta).unwrap()
+        } else {
+            fs::remove_file(&meta).unwrap()
+        }
         put_back(&world, &saved, &["meta.db", "meta.db-wal"]);
         world.until("the store is back", || (world.get("/v1/status")["manifest"] == "store").then_some(()));
         let request = world.post("/v1/requests", json!({"operation": "stage"})).expect(202);
@@ -299,7 +313,8 @@ fn fault_25_a_full_disk_under_the_store_stops_ceremonies_and_nothing_else() {
     world.init(5, 9);
     unlock(&world, &[9]);
     let value = world.encrypt(b"x");
-    let inside = Path::new("/proc").join(world.pid().to_string()).join("root").join(disk.strip_prefix("/").unwrap());
+    let inside =
+        Path::new("/proc").join(world.pid().to_string()).join("root").join(disk.strip_prefix("/").unwrap());
     assert!(inside.join("meta.db").exists());
     let fill = || {
         let mut file = fs::File::create(inside.join("fill")).unwrap();

@@ -129,9 +129,7 @@ fn every_fuzz_target_has_a_property_a_program_and_seeds() {
 #[test]
 fn the_seeds_are_not_all_refused_at_the_door() {
     use keymoot_server::config::Config;
-    use keymoot_types::{
-        Share, Value, associated_data::Template, manifest::ManifestDocument, part::PartsFile,
-    };
+    use keymoot_types::{Share, Value, associated_data::Template, manifest::ManifestDocument, part::PartsFile};
     let text = |data: &[u8]| std::str::from_utf8(data).unwrap_or_default().to_owned();
     let read: [(&str, &dyn Fn(&[u8]) -> bool); 6] = [
         ("value", &|data| Value::parse_bytes(data).is_ok()),

@@ -101,6 +101,12 @@ impl World {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
     pub fn write_config(&self, more: &str) {
         let token = |name: &str, role: &str, token: &str, rest: &str| {
             let sha256 = hex::encode(Sha256::digest(token));
@@ -142,12 +148,7 @@ impl World {
         if !command.get_envs().any(|(name, _)| name == "KEYMOOT_LOG") {
             command.env("KEYMOOT_LOG", "info");
         }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = self.path("log");
         let (tell, told) = mpsc::channel();
@@ -393,7 +394,7 @@ impl World {
             if let Some(found) = done() {
                 return found;
             }
-            assert!(started.elapsed() < PATIENCE, "waited in vain until {what}\n{}", self.log());
+            assert!(started.elapsed() < PATIENCE, "waited in vain until {what}\n{}", self.end_of_log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

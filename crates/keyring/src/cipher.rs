@@ -113,7 +113,11 @@ impl DataKey {
         crate::random(&mut nonce)?;
         let mut sealed = Zeroizing::new(plaintext.to_vec());
         let tag = Aes256Gcm::new((&*dek).into())
-            .encrypt_inout_detached(&nonce.into(), &self.payload_aad(associated_data), sealed.as_mut_slice().into())
+            .encrypt_inout_detached(
+                &nonce.into(),
+                &self.payload_aad(associated_data),
+                sealed.as_mut_slice().into(),
+            )
             .map_err(|_| SealError::TooLarge)?;
         body.extend_from_slice(&nonce);
         body.extend_from_slice(&sealed);
@@ -133,15 +137,10 @@ impl DataKey {
         match value.kind() {
             BodyKind::Direct => self.open_sealed(rest, &self.aad(VALUE, associated_data)),
             BodyKind::Envelope => {
-                let (wrapped, payload) =
-                    rest.split_at_checked(WRAPPED_256_BYTES).ok_or(OpenError::WrongKind)?;
+                let (wrapped, payload) = rest.split_at_checked(WRAPPED_256_BYTES).ok_or(OpenError::WrongKind)?;
                 let dek = self.open_sealed(wrapped, &self.aad(DEK, &[]))?;
                 let dek: &[u8; 32] = dek.as_slice().try_into().map_err(|_| OpenError::Authentication)?;
-                open_with(
-                    &Aes256Gcm::new(dek.into()),
-                    payload,
-                    &self.payload_aad(associated_data),
-                )
+                open_with(&Aes256Gcm::new(dek.into()), payload, &self.payload_aad(associated_data))
             }
             BodyKind::DataKey => Err(OpenError::WrongKind),
         }
@@ -211,8 +210,6 @@ fn open_with<A: AeadInOut>(cipher: &A, sealed: &[u8], aad: &[u8]) -> Result<Plai
     let nonce = nonce.try_into().map_err(|_| refused.clone())?;
     let tag = tag.try_into().map_err(|_| refused.clone())?;
     let mut buffer = Zeroizing::new(ciphertext.to_vec());
-    cipher
-        .decrypt_inout_detached(nonce, aad, buffer.as_mut_slice().into(), tag)
-        .map_err(|_| refused)?;
+    cipher.decrypt_inout_detached(nonce, aad, buffer.as_mut_slice().into(), tag).map_err(|_| refused)?;
     Ok(buffer)
 }

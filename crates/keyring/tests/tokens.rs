@@ -69,7 +69,10 @@ impl Token {
 fn token(entry: &serde_json::Value) -> Token {
     Token {
         key: name(text(entry, "key")),
-        associated_data: entry["associated_data"].as_str().map(|hex| hex::decode(hex).unwrap()).unwrap_or_default(),
+        associated_data: entry["associated_data"]
+            .as_str()
+            .map(|hex| hex::decode(hex).unwrap())
+            .unwrap_or_default(),
         value: Value::parse(text(entry, "text")).unwrap(),
     }
 }
@@ -177,7 +180,8 @@ fn swap_fields(into: &Token, from: &Token) {
     }
     // A whole wrapped key: D of one envelope before the payload of another.
     if into.value.kind() == BodyKind::Envelope {
-        let (d, payload) = (&from.value.body()[..1 + WRAPPED_256_BYTES], &into.value.body()[1 + WRAPPED_256_BYTES..]);
+        let (d, payload) =
+            (&from.value.body()[..1 + WRAPPED_256_BYTES], &into.value.body()[1 + WRAPPED_256_BYTES..]);
         let value = Value::from_parts(into.value.version(), [d, payload].concat()).unwrap();
         assert!(!into.opens(&value) && !from.opens(&value));
     }

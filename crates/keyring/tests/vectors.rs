@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use keymoot_keyring::{
-    Keyring, OpenError, Validated,
-    key_check::share_digest,
-    shamir,
-};
+use keymoot_keyring::{Keyring, OpenError, Validated, key_check::share_digest, shamir};
 use keymoot_types::{
     Digest, HolderName, KeyId, KeyName, KeyVersion, Share, Value,
     associated_data::{ColumnValue, Template},
@@ -168,12 +164,8 @@ fn the_manifest_is_canonical_and_its_macs_are_right() {
     let json: Json = serde_json::from_str(canonical).unwrap();
     assert_eq!(serde_json_canonicalizer::to_string(&json).unwrap(), canonical);
     for mac in manifest["macs"].as_array().unwrap() {
-        let version = vectors["versions"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|version| number(version) == number(mac))
-            .unwrap();
+        let version =
+            vectors["versions"].as_array().unwrap().iter().find(|version| number(version) == number(mac)).unwrap();
         assert_eq!(validated(version).manifest_mac_of(canonical.as_bytes()).to_string(), text(mac, "mac"));
     }
 }

@@ -31,7 +31,11 @@ use self::{
         control::{self, ControlState},
         data::{self, DataState},
     },
-    http::{auth::Access, fault::{self, Fault}, layers},
+    http::{
+        auth::Access,
+        fault::{self, Fault},
+        layers,
+    },
     listen::{Bound, Limits, Tls, TlsError},
     memory::MemoryError,
     node::Node,

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, HolderName, KeyId, KeyName, KeyVersion, KeyringId, KeyringName, NodeName, SourceName, VersionState};
+use crate::{
+    Digest, HolderName, KeyId, KeyName, KeyVersion, KeyringId, KeyringName, NodeName, SourceName, VersionState,
+};
 
 /// One revision of the manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -233,7 +235,9 @@ impl ManifestDocument {
 
     fn build(manifest: Manifest, mut json: Json) -> Result<Self, ManifestError> {
         if !numbers_are_exact(&json) {
-            return Err(ManifestError::Inconsistent("a number is beyond 2^53, where canonical JSON is not exact".into()));
+            return Err(ManifestError::Inconsistent(
+                "a number is beyond 2^53, where canonical JSON is not exact".into(),
+            ));
         }
         let canonical = serde_json_canonicalizer::to_vec(&json)?;
         if let Some(object) = json.as_object_mut() {

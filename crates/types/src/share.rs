@@ -65,8 +65,7 @@ impl Share {
         if !unchecked.hrp().as_str().eq_ignore_ascii_case(PREFIX) {
             return Err(ShareError::Malformed("a share begins with kmshare1"));
         }
-        let checked =
-            CheckedHrpstring::new::<Bech32m>(text).map_err(|_| ShareError::ChecksumFailed)?;
+        let checked = CheckedHrpstring::new::<Bech32m>(text).map_err(|_| ShareError::ChecksumFailed)?;
         let payload: Zeroizing<Vec<u8>> = Zeroizing::new(checked.byte_iter().collect());
         let share = Self::from_payload(&payload)?;
         // 46 bytes leave two unused bits in the last character before the checksum.
@@ -79,8 +78,7 @@ impl Share {
     /// Reads the 46 bytes behind the text.
     pub fn from_payload(payload: &[u8]) -> Result<Self, ShareError> {
         let malformed = ShareError::Malformed;
-        let payload: &[u8; PAYLOAD_BYTES] =
-            payload.try_into().map_err(|_| malformed("a share has 46 bytes"))?;
+        let payload: &[u8; PAYLOAD_BYTES] = payload.try_into().map_err(|_| malformed("a share has 46 bytes"))?;
         let [kind, k0, k1, k2, k3, k4, k5, k6, k7, v0, v1, v2, v3, x, y @ ..] = payload;
         if *kind != TYPE_BYTE {
             return Err(malformed("its type byte is not 1"));
@@ -105,9 +103,8 @@ impl Share {
             .concat(),
         );
         // The prefix is a constant within bech32's rules and 46 bytes fit its code length.
-        let text = Hrp::parse(PREFIX)
-            .ok()
-            .and_then(|prefix| bech32::encode::<Bech32m>(prefix, payload.as_slice()).ok());
+        let text =
+            Hrp::parse(PREFIX).ok().and_then(|prefix| bech32::encode::<Bech32m>(prefix, payload.as_slice()).ok());
         Zeroizing::new(text.unwrap_or_default())
     }
 

@@ -112,19 +112,17 @@ impl Value {
         let (version, body) =
             rest.split_once(':').ok_or(ValueError::NotCanonical("no colon after the version"))?;
         let version = version.parse().map_err(|_| ValueError::NotCanonical("the version"))?;
-        let body = URL_SAFE_NO_PAD
-            .decode(body)
-            .map_err(|_| ValueError::NotCanonical("base64url without padding"))?;
+        let body =
+            URL_SAFE_NO_PAD.decode(body).map_err(|_| ValueError::NotCanonical("base64url without padding"))?;
         Self::from_parts(version, body)
     }
 
     /// Reads the binary form.
     pub fn parse_binary(bytes: &[u8]) -> Result<Self, ValueError> {
         let rest = bytes.strip_prefix(BINARY_PREFIX).ok_or(ValueError::NoPrefix)?;
-        let (version, body) =
-            rest.split_first_chunk::<4>().ok_or(ValueError::NotCanonical("the version"))?;
-        let version = KeyVersion::new(u32::from_be_bytes(*version))
-            .map_err(|_| ValueError::NotCanonical("the version"))?;
+        let (version, body) = rest.split_first_chunk::<4>().ok_or(ValueError::NotCanonical("the version"))?;
+        let version =
+            KeyVersion::new(u32::from_be_bytes(*version)).map_err(|_| ValueError::NotCanonical("the version"))?;
         Self::from_parts(version, body.to_vec())
     }
 
@@ -247,7 +245,8 @@ mod tests {
                 assert!(Value::parse(&other).is_err(), "{other}");
             }
         }
-        for other in [format!("{text}="), format!("{text}\n"), format!(" {text}"), text.replace("km:v9", "km:v09")] {
+        for other in [format!("{text}="), format!("{text}\n"), format!(" {text}"), text.replace("km:v9", "km:v09")]
+        {
             assert!(Value::parse(&other).is_err(), "{other:?}");
         }
     }

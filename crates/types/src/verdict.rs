@@ -188,11 +188,7 @@ mod tests {
     #[test]
     fn only_422_and_410_are_verdicts_on_a_value() {
         for code in ErrorCode::ALL {
-            assert_eq!(
-                code.verdict() == Verdict::Invalid,
-                [422, 410].contains(&code.status()),
-                "{code:?}"
-            );
+            assert_eq!(code.verdict() == Verdict::Invalid, [422, 410].contains(&code.status()), "{code:?}");
         }
     }
 

@@ -89,7 +89,9 @@ fn fault_20_every_short_input_and_every_prefix_of_a_good_one_is_answered() {
 fn fault_20_large_claims_and_deep_nesting_are_answered_in_time() {
     let began = Instant::now();
     let million = 1 << 20;
-    for unit in ["{", "}", "[", "{a}/", "km:v9:", "km:v", "KM\u{1}", "q", "9", "a: b\n", ":", "#\n", "\\", "\"", "é"] {
+    for unit in
+        ["{", "}", "[", "{a}/", "km:v9:", "km:v", "KM\u{1}", "q", "9", "a: b\n", ":", "#\n", "\\", "\"", "é"]
+    {
         let text = unit.repeat(million / unit.len());
         let _ = Value::parse(&text);
         let _ = Value::parse(&format!("km:v{text}"));
@@ -103,7 +105,9 @@ fn fault_20_large_claims_and_deep_nesting_are_answered_in_time() {
     let lines: String = (0..).map(|n| format!("{n:x}:b\n")).take(PartsFile::BYTES_MAX / 7).collect();
     assert!(PartsFile::parse(&lines).is_ok());
     for number in ["100000000000000000000", "1e400", "-1", "0", "1.5", "4294967296"] {
-        for field in ["\"revision\":1", "\"version\":9", "\"primary\":9", "\"threshold\":2", "\"x\":1", "\"set\":1"] {
+        for field in
+            ["\"revision\":1", "\"version\":9", "\"primary\":9", "\"threshold\":2", "\"x\":1", "\"set\":1"]
+        {
             let name = field.split_once(':').unwrap().0;
             let text = manifest().to_string().replacen(field, &format!("{name}:{number}"), 1);
             let parsed = ManifestDocument::parse(text.as_bytes());
@@ -175,8 +179,31 @@ fn fault_16_versions_are_ordered_as_numbers_wherever_they_are_written() {
 fn fault_16_no_other_spelling_of_a_version_parses_anywhere() {
     let token = value(9, 3).to_text();
     for spelling in [
-        "", "0", "09", "009", "+9", "-9", " 9", "9 ", "\t9", "9\n", "9.0", "9e0", "0x9", "９", "٩", "९", "9\u{200b}",
-        "9_0", "1,0", "4294967296", "4294967305", "18446744073709551625", "100000000000000000000", "v9", "IX",
+        "",
+        "0",
+        "09",
+        "009",
+        "+9",
+        "-9",
+        " 9",
+        "9 ",
+        "\t9",
+        "9\n",
+        "9.0",
+        "9e0",
+        "0x9",
+        "９",
+        "٩",
+        "९",
+        "9\u{200b}",
+        "9_0",
+        "1,0",
+        "4294967296",
+        "4294967305",
+        "18446744073709551625",
+        "100000000000000000000",
+        "v9",
+        "IX",
     ] {
         assert!(spelling.parse::<KeyVersion>().is_err(), "{spelling:?}");
         assert!(format!("prod-keyPart-v{spelling}").parse::<PartName>().is_err(), "{spelling:?}");

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 const ALPHABET: &str = "qpzry9x8gf2tvdw0s3jn54khce6mua7l";
 /// What people and programs put in place of a character, beside all of ASCII.
-const LOOK_ALIKES: &str = "аесорхукѕіјԛԝɡοıⅼｑｐ０１９²¹ᵃ\u{a0}\u{ad}\u{200b}\u{200d}\u{2011}\u{2028}\u{3000}\u{feff}\u{fffd}ÀéßK🔑";
+const LOOK_ALIKES: &str =
+    "аесорхукѕіјԛԝɡοıⅼｑｐ０１９²¹ᵃ\u{a0}\u{ad}\u{200b}\u{200d}\u{2011}\u{2028}\u{3000}\u{feff}\u{fffd}ÀéßK🔑";
 
 /// All 90 shares of all eight versions.
 fn shares() -> &'static [String] {
@@ -170,8 +171,8 @@ fn fault_02_every_change_of_case_but_the_whole_is_refused() {
 #[test]
 fn fault_02_nothing_may_stand_before_or_behind_a_share() {
     let around = [
-        "\n", "\r\n", "\r", " ", "\t", "\0", "\u{b}", "\u{c}", "\u{85}", "\u{a0}", "\u{feff}", "\u{200b}", "\u{2028}",
-        "\u{3000}", "\"", "'", "#", ".", ",", ";", ":", "=", "-", "q", "1", "kmshare1",
+        "\n", "\r\n", "\r", " ", "\t", "\0", "\u{b}", "\u{c}", "\u{85}", "\u{a0}", "\u{feff}", "\u{200b}",
+        "\u{2028}", "\u{3000}", "\"", "'", "#", ".", ",", ";", ":", "=", "-", "q", "1", "kmshare1",
     ];
     for text in shares() {
         for extra in around {
@@ -227,9 +228,8 @@ fn fault_02_unused_bits_that_are_not_zero_are_refused_under_a_right_checksum() {
     for text in shares() {
         // 46 bytes are 368 bits, 74 characters are 370: the last two bits have no use.
         let data: Vec<Fe32> = text[8..82].chars().map(|c| Fe32::from_char(c).unwrap()).collect();
-        let encode = |data: &[Fe32]| -> String {
-            data.iter().copied().with_checksum::<Bech32m>(&prefix).chars().collect()
-        };
+        let encode =
+            |data: &[Fe32]| -> String { data.iter().copied().with_checksum::<Bech32m>(&prefix).chars().collect() };
         assert_eq!(encode(&data), *text);
         for bits in 1..4 {
             let mut other = data.clone();
@@ -247,7 +247,8 @@ fn a_changed_character_is_called_that_and_another_thing_is_not() {
     let other = if text.ends_with('q') { "p" } else { "q" };
     let changed = format!("{}{other}", &text[..87]);
     assert_eq!(Share::parse(&changed).unwrap_err(), ShareError::ChecksumFailed);
-    for malformed in ["", "hello", &text[..87], &text.replace("kmshare1", "kmsharf1"), &text.replacen('k', "K", 1)] {
+    for malformed in ["", "hello", &text[..87], &text.replace("kmshare1", "kmsharf1"), &text.replacen('k', "K", 1)]
+    {
         assert!(matches!(Share::parse(malformed).unwrap_err(), ShareError::Malformed(_)), "{malformed}");
     }
 }

@@ -28,12 +28,7 @@ use super::demo::{
     daemon::{Daemon, end_with_parent},
     place::{Addresses, Place, Token, quoted},
 };
-use crate::{
-    cli,
-    exit::Exit,
-    files,
-    output::note,
-};
+use crate::{cli, exit::Exit, files, output::note};
 
 const KEYRING: &str = "dev";
 const KEY: &str = "auth-token";
@@ -98,8 +93,12 @@ impl Fault {
                 "Values of v9 are answered 503 key_version_unavailable, undetermined: the version exists, and this node has \
                  not loaded it. New values are v10 and work."
             }
-            Self::Sealed => "Everything is answered 503 sealed, undetermined. `keymoot unlock` with two parts files ends it.",
-            Self::Overloaded => "Everything is answered 503 overloaded, undetermined, with a Retry-After of 1 to 3 seconds.",
+            Self::Sealed => {
+                "Everything is answered 503 sealed, undetermined. `keymoot unlock` with two parts files ends it."
+            }
+            Self::Overloaded => {
+                "Everything is answered 503 overloaded, undetermined, with a Retry-After of 1 to 3 seconds."
+            }
             Self::Slow => "Every answer is right, and takes 5 seconds: longer than many a client waits.",
         }
     }
@@ -241,11 +240,19 @@ impl<'a> Dev<'a> {
         for name in HOLDERS {
             holders.push(HolderSpec { name: name.parse()?, recipient: None });
         }
-        let request = InitRequest { keyring: KEYRING.parse()?, threshold: 2, holders, first_version: Some(KeyVersion::new(FIRST)?) };
+        let request = InitRequest {
+            keyring: KEYRING.parse()?,
+            threshold: 2,
+            holders,
+            first_version: Some(KeyVersion::new(FIRST)?),
+        };
         let made = self.control.init(&request).await?;
         files::create_private_dir(&self.place.path("packages"))?;
         for package in &made.packages {
-            files::write_private(&self.parts_path(package.holder.as_str(), made.version), package.package.as_bytes())?;
+            files::write_private(
+                &self.parts_path(package.holder.as_str(), made.version),
+                package.package.as_bytes(),
+            )?;
         }
         self.unlock(&[made.version]).await?;
         let mut samples = vec![self.sample("a token").await?];
@@ -329,7 +336,8 @@ impl<'a> Dev<'a> {
     }
 
     fn ready(&self, fault: Option<Fault>, samples: Vec<String>) -> Ready {
-        let [addr, control_addr] = [self.addresses.data, self.addresses.control].map(|address| format!("https://{address}"));
+        let [addr, control_addr] =
+            [self.addresses.data, self.addresses.control].map(|address| format!("https://{address}"));
         let ca = self.place.path("data/tls-cert.pem");
         let curl = |operation: &str, field: &str, value: &str| {
             format!(

@@ -78,8 +78,12 @@ pub(crate) fn versions() -> Vec<Version> {
 }
 
 fn version(entry: &Json) -> Version {
-    let shares: Vec<Share> =
-        entry["shares"].as_array().unwrap().iter().map(|share| Share::parse(text(share, "text")).unwrap()).collect();
+    let shares: Vec<Share> = entry["shares"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|share| Share::parse(text(share, "text")).unwrap())
+        .collect();
     let threshold = entry["threshold"].as_u64().unwrap().try_into().unwrap();
     Version {
         number: serde_json::from_value(entry["version"].clone()).unwrap(),

@@ -137,7 +137,8 @@ fn probes(table: Table) -> Table {
                 return Err(Problem::new(ErrorCode::Unauthenticated, "metrics need a token here"));
             }
             call.node.measure();
-            Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response())
+            Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
+                .into_response())
         })
 }
 
@@ -198,13 +199,13 @@ pub async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadA
         let detail = format!("the configuration stays as it was:\n{report}");
         return Err(Problem::new(ErrorCode::BadRequest, detail));
     }
-    let config = Config::load(&state.config_file)
-        .map_err(|report| Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was:\n{report}")))?;
+    let config = Config::load(&state.config_file).map_err(|report| {
+        Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was:\n{report}"))
+    })?;
     let access = Access::new(&config);
-    state
-        .tls
-        .reload(&config)
-        .map_err(|error| Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was: {error}")))?;
+    state.tls.reload(&config).map_err(|error| {
+        Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was: {error}"))
+    })?;
     let answer = state.node.reload(config).await?;
     state.access.store(Arc::new(access));
     Ok(answer)
@@ -312,11 +313,17 @@ where
         })?,
         None => task.await,
     };
-    outcome.unwrap_or_else(|_| Err(Problem::new(ErrorCode::Internal, "the request ended in a defect, which was logged")))
+    outcome.unwrap_or_else(|_| {
+        Err(Problem::new(ErrorCode::Internal, "the request ended in a defect, which was logged"))
+    })
 }
 
 /// What stands where the pattern has its `{…}`; no address here has more than one.
 fn argument(pattern: &str, path: &str) -> String {
     let segments = pattern.split('/').zip(path.split('/'));
-    segments.filter(|(pattern, _)| pattern.starts_with('{')).map(|(_, segment)| segment.to_owned()).next().unwrap_or_default()
+    segments
+        .filter(|(pattern, _)| pattern.starts_with('{'))
+        .map(|(_, segment)| segment.to_owned())
+        .next()
+        .unwrap_or_default()
 }

@@ -11,8 +11,8 @@ use keymoot_api::{
     Problem,
     census::CensusRequest,
     rekey::{
-        Job, JobAnswer, JobState as ShownState, JobsAnswer, LimitsRequest, PauseRequest, QuarantineAnswer, QuarantinedRow,
-        RekeyRequest, Setting, SourceProgress,
+        Job, JobAnswer, JobState as ShownState, JobsAnswer, LimitsRequest, PauseRequest, QuarantineAnswer,
+        QuarantinedRow, RekeyRequest, Setting, SourceProgress,
     },
     routes,
     upkeep::Nothing,

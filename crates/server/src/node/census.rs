@@ -129,8 +129,7 @@ impl Node {
             if wanted.is_some_and(|wanted| !wanted.contains(name)) {
                 continue;
             }
-            let found =
-                census::census(source.as_ref(), |version| known.contains(&version), wall_clock()).await;
+            let found = census::census(source.as_ref(), |version| known.contains(&version), wall_clock()).await;
             tracing::info!(
                 source = %found.name, rows = found.rows, conclusive = found.conclusive, why_not = found.why_not,
                 "census taken"

@@ -137,8 +137,7 @@ impl Node {
     pub(super) fn adopt_ahead(&self, core: &mut Core) {
         for next in std::mem::take(&mut core.ahead) {
             let Some(current) = &core.adopted else { return };
-            let verified =
-                adopt::adopt(current, &next, |version| core.loaded.get(&version).map(AsRef::as_ref));
+            let verified = adopt::adopt(current, &next, |version| core.loaded.get(&version).map(AsRef::as_ref));
             match verified {
                 Ok(()) => self.keep(core, next),
                 Err(divergence) => {
@@ -245,7 +244,9 @@ impl Node {
             return Ok(ManifestAnswer { revision: stored, digest: current.digest() });
         }
         let mut manifest = revise::next(&current);
-        let above = stored.checked_add(1).ok_or_else(|| conflict("the store holds the last revision that there can be"))?;
+        let above = stored
+            .checked_add(1)
+            .ok_or_else(|| conflict("the store holds the last revision that there can be"))?;
         manifest.revision = manifest.revision.max(above);
         self.publish(&mut core, manifest, &[]).await?;
         let (revision, digest) = adopt::identity(core.manifest()?);

@@ -36,8 +36,7 @@ use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, rev
 use keymoot_rekey::{Jobs, Setup};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{
-    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState,
-    manifest::ManifestDocument,
+    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, manifest::ManifestDocument,
 };
 use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -275,9 +274,10 @@ impl Core {
     }
 
     fn record(&self, version: KeyVersion) -> Result<&keymoot_types::manifest::VersionRecord, Problem> {
-        self.manifest()?.manifest().version(version).ok_or_else(|| {
-            Problem::new(ErrorCode::NotFound, format!("this keyring has never had a v{version}"))
-        })
+        self.manifest()?
+            .manifest()
+            .version(version)
+            .ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("this keyring has never had a v{version}")))
     }
 
     /// The time that destructive waits are measured in.

@@ -76,9 +76,7 @@ impl Node {
         let key = moment.key(version);
         let stored = self.metadata.get(&key).await.map_err(|error| store_problem(&error))?;
         match stored {
-            Some(stored) => {
-                self.metadata.remove(&key, stored.stamp).await.map_err(|error| store_problem(&error))
-            }
+            Some(stored) => self.metadata.remove(&key, stored.stamp).await.map_err(|error| store_problem(&error)),
             None => Ok(()),
         }
     }

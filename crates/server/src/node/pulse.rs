@@ -67,9 +67,10 @@ impl Node {
     pub(super) fn drop_retired(&self, core: &mut Core) {
         let Some(document) = core.adopted.clone() else { return };
         core.loaded.retain(|version, _| {
-            document.manifest().version(*version).is_some_and(|record| {
-                !matches!(record.state, VersionState::Retired | VersionState::Aborted)
-            })
+            document
+                .manifest()
+                .version(*version)
+                .is_some_and(|record| !matches!(record.state, VersionState::Retired | VersionState::Aborted))
         });
     }
 
@@ -97,7 +98,9 @@ impl Node {
     pub(crate) async fn shut_down(&self) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(self.tasks.wait(), self.jobs.stopped()) }).await.is_err()
+        if tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(self.tasks.wait(), self.jobs.stopped()) })
+            .await
+            .is_err()
         {
             tracing::warn!("background work did not stop in time; it goes on at its checkpoint");
         }

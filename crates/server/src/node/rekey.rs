@@ -116,7 +116,9 @@ impl Node {
                         tracing::info!(%id, "rekey job goes on at its checkpoint");
                     }
                 }
-                Err(error) => tracing::warn!(%error, "jobs could not be looked up: restart the daemon to resume them"),
+                Err(error) => {
+                    tracing::warn!(%error, "jobs could not be looked up: restart the daemon to resume them")
+                }
             }
         });
     }

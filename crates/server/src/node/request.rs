@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use keymoot_api::{
     Problem,
     init::{HolderSpec, PackagesAnswer},
-    rotate::{ConsentAnswer, ConsentRequest, ConsentState, RequestBody, RequestAnswer, RequestDetail},
+    rotate::{ConsentAnswer, ConsentRequest, ConsentState, RequestAnswer, RequestBody, RequestDetail},
     unlock::AcceptedPart,
 };
 use keymoot_keyring::stage;
@@ -78,9 +78,11 @@ impl Node {
             return Err(conflict(detail));
         }
         let manifest = core.manifest()?.manifest();
-        if let Some(record) = manifest.versions.iter().find(|record| {
-            matches!(record.state, VersionState::Staged | VersionState::Activating)
-        }) {
+        if let Some(record) = manifest
+            .versions
+            .iter()
+            .find(|record| matches!(record.state, VersionState::Staged | VersionState::Activating))
+        {
             let detail = format!("v{} is {} already; activate or abort it first", record.version, record.state);
             return Err(conflict(detail));
         }
@@ -96,13 +98,15 @@ impl Node {
         let id = uuid::Uuid::now_v7().to_string();
         let asked =
             Stage { id: id.clone(), operation: "stage", keyring_id: manifest.keyring_id, threshold, holders };
-        let canonical = serde_json_canonicalizer::to_vec(&asked)
-            .map_err(|_| internal("the request has no canonical form"))?;
+        let canonical =
+            serde_json_canonicalizer::to_vec(&asked).map_err(|_| internal("the request has no canonical form"))?;
         let opened = OpenRequest {
             digest: Digest::new(Sha256::digest(&canonical).into()),
             requested_by: by.into(),
             opened: now,
-            expires_at: wall_clock().saturating_add(SignedDuration::try_from(OPEN_FOR).unwrap_or_default()).unwrap_or(Timestamp::MAX),
+            expires_at: wall_clock()
+                .saturating_add(SignedDuration::try_from(OPEN_FOR).unwrap_or_default())
+                .unwrap_or(Timestamp::MAX),
             consent_version: manifest.primary,
             consents: Consents::default(),
             done: None,
@@ -153,7 +157,12 @@ impl Node {
     }
 
     /// `POST requests/{id}/consent`. With the threshold it is done.
-    pub(crate) async fn consent(&self, id: &str, consent: ConsentRequest, named: bool) -> Result<ConsentAnswer, Problem> {
+    pub(crate) async fn consent(
+        &self,
+        id: &str,
+        consent: ConsentRequest,
+        named: bool,
+    ) -> Result<ConsentAnswer, Problem> {
         let ConsentRequest { digest, parts } = consent;
         let parts = keymoot_api::unlock::PartsRequest { parts };
         unlock::bounded(&parts)?;
@@ -162,7 +171,8 @@ impl Node {
         let now = self.now();
         let open = known(&core, id)?;
         if open.digest != digest {
-            let detail = format!("the digest of request {id} is {}; look at it again before you consent", open.digest);
+            let detail =
+                format!("the digest of request {id} is {}; look at it again before you consent", open.digest);
             return Err(conflict(detail));
         }
         if open.state(now) != "open" {
@@ -214,7 +224,8 @@ impl Node {
     async fn make_staged(&self, core: &mut Core) -> Result<KeyVersion, Problem> {
         let config = self.config.load_full();
         let current = core.manifest()?.clone();
-        let version = revise::next_version(current.manifest(), None).map_err(|error| conflict(error.to_string()))?;
+        let version =
+            revise::next_version(current.manifest(), None).map_err(|error| conflict(error.to_string()))?;
         let open = core.request.as_ref().ok_or_else(|| conflict("the request is gone"))?;
         let holders: Vec<(HolderName, Option<String>)> =
             open.asked.holders.iter().map(|holder| (holder.name.clone(), holder.recipient.clone())).collect();

@@ -22,8 +22,8 @@ use keymoot_types::{KeyVersion, Manifest, SourceName, VersionState};
 use serde_json::Value as Json;
 
 use super::{
-    Core, Node, bad_request, census, census::Taken, conflict, init, internal, moment, moment::Moment, prove, record, rotate,
-    store_problem, wall_clock,
+    Core, Node, bad_request, census, census::Taken, conflict, init, internal, moment, moment::Moment, prove,
+    record, rotate, store_problem, wall_clock,
 };
 
 const CERTIFICATES: &str = "certificate/";
@@ -51,13 +51,13 @@ impl Node {
         match core.record(version)?.state {
             VersionState::Retired => return Ok(rotate::step_answer(&core, version, request.dry_run)),
             VersionState::DecryptOnly => {}
-            state => return Err(conflict(format!("v{version} is {state}; only a decrypt-only version is retired"))),
+            state => {
+                return Err(conflict(format!("v{version} is {state}; only a decrypt-only version is retired")));
+            }
         }
         let manifest = core.manifest()?.manifest().clone();
-        let unknown = request
-            .gone
-            .iter()
-            .find(|name| !manifest.declared.sources.iter().any(|source| source.name == **name));
+        let unknown =
+            request.gone.iter().find(|name| !manifest.declared.sources.iter().any(|source| source.name == **name));
         if let Some(name) = unknown {
             return Err(bad_request(format!("source {name} was never declared, so it can't be gone")));
         }
@@ -96,16 +96,23 @@ impl Node {
             .filter(|source| source.gone.is_some() || gone.contains(&source.name))
             .map(|source| source.name.clone())
             .collect();
-        let sources: Vec<_> =
-            declared.sources.iter().map(|source| source.name.clone()).filter(|name| !gone.contains(name)).collect();
+        let sources: Vec<_> = declared
+            .sources
+            .iter()
+            .map(|source| source.name.clone())
+            .filter(|name| !gone.contains(name))
+            .collect();
         let config = self.config.load();
         let keys = declared
             .keys
             .iter()
             .map(|key| {
                 let declared = config.keys.iter().find(|now| now.name == key.name).and_then(init::lifetime);
-                let recorded =
-                    key.lifetimes.iter().find(|life| life.version == version).map(|life| Duration::from_secs(life.max_age_s));
+                let recorded = key
+                    .lifetimes
+                    .iter()
+                    .find(|life| life.version == version)
+                    .map(|life| Duration::from_secs(life.max_age_s));
                 // A key that left the configuration keeps what it declared while the version encrypted.
                 let max_age = match (declared, recorded) {
                     (Some(declared), Some(recorded)) => Some(declared.max(recorded)),
@@ -157,7 +164,11 @@ impl Node {
         let wanted = lacks.iter().any(|lack| OF_A_CENSUS.contains(&lack.code.as_str()));
         let delay = self.config.load().retire.max_write_delay;
         let early = looked.now < gate::census_from(looked.stopped.unwrap_or(looked.now), delay);
-        if wanted && !early && self.spawn_censuses(2, None) && !lacks.iter().any(|lack| lack.code == "census_running") {
+        if wanted
+            && !early
+            && self.spawn_censuses(2, None)
+            && !lacks.iter().any(|lack| lack.code == "census_running")
+        {
             lacks.push(Missing::new("census_running", "two censuses were started; ask again when they are done"));
         }
     }
@@ -179,7 +190,8 @@ impl Node {
         self.vouch_anew(core).await?;
         let certificate = self.certificate(core, &manifest, version, looked, next.revision, at)?;
         let key = format!("{CERTIFICATES}{:010}", version.get());
-        let bytes = serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
+        let bytes =
+            serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
         // Before the retirement: one without a certificate must not exist. It counts only once the manifest agrees.
         self.metadata.put(&key, &bytes).await.map_err(|error| store_problem(&error))?;
         self.publish(core, next, &[]).await?;
@@ -229,8 +241,8 @@ impl Node {
             override_reason: None,
         });
         let body = serde_json::to_value(body).map_err(|_| internal("a certificate could not be written"))?;
-        let canonical =
-            serde_json_canonicalizer::to_vec(&body).map_err(|_| internal("a certificate has no canonical form"))?;
+        let canonical = serde_json_canonicalizer::to_vec(&body)
+            .map_err(|_| internal("a certificate has no canonical form"))?;
         let signature = STANDARD.encode(primary.sign(&canonical));
         Ok(serde_json::json!({
             "certificate": body,
@@ -279,14 +291,14 @@ impl Node {
             return;
         }
         let mut next = revise::next(&document);
-        if let Some(retirement) =
-            next.version_mut(version).and_then(|record| record.retirement.as_mut())
-        {
+        if let Some(retirement) = next.version_mut(version).and_then(|record| record.retirement.as_mut()) {
             retirement.hold_ended = Some(wall_clock());
         }
         match self.publish(core, next, &[]).await {
             Ok(()) => tracing::info!(version = version.get(), "the hold is over: the version is destroyed"),
-            Err(problem) => tracing::warn!(%problem, "the end of a hold could not be published; tried again later"),
+            Err(problem) => {
+                tracing::warn!(%problem, "the end of a hold could not be published; tried again later")
+            }
         }
     }
 

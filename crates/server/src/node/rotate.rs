@@ -8,7 +8,10 @@ use keymoot_quorum::{
     gate::{self, ActivationFacts, MemberFacts},
     revise,
 };
-use keymoot_types::{KeyVersion, Manifest, VersionState, manifest::{Canary, VersionRecord}};
+use keymoot_types::{
+    KeyVersion, Manifest, VersionState,
+    manifest::{Canary, VersionRecord},
+};
 
 use super::{Core, Node, conflict, moment::Moment, wall_clock};
 
@@ -21,7 +24,11 @@ pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
 
 impl Node {
     /// Makes a version primary, in two swaps; of an older version it is the rollback. Repeating is safe.
-    pub(crate) async fn activate(&self, version: KeyVersion, request: ActivateRequest) -> Result<StepAnswer, Problem> {
+    pub(crate) async fn activate(
+        &self,
+        version: KeyVersion,
+        request: ActivateRequest,
+    ) -> Result<StepAnswer, Problem> {
         // Sources are read before the lock is taken: a slow database must not hold up a ceremony.
         let samples_failed = self.sample_sources().await;
         let mut core = self.core.lock().await;
@@ -29,7 +36,9 @@ impl Node {
         let record = core.record(version)?.clone();
         let manifest = core.manifest()?.manifest().clone();
         match record.state {
-            VersionState::Primary if !is_degraded(&core) => return Ok(step_answer(&core, version, request.dry_run)),
+            VersionState::Primary if !is_degraded(&core) => {
+                return Ok(step_answer(&core, version, request.dry_run));
+            }
             VersionState::Retired | VersionState::Aborted => {
                 return Err(conflict(format!("v{version} is {} and can't become primary", record.state)));
             }
@@ -65,7 +74,11 @@ impl Node {
         self.swap_state(&mut core, version, VersionState::Primary).await?;
         self.note_moment(&mut core, Moment::Stopped, before).await;
         self.catch_up(&mut core).await;
-        tracing::info!(version = version.get(), before = before.get(), "new values are encrypted with this version");
+        tracing::info!(
+            version = version.get(),
+            before = before.get(),
+            "new values are encrypted with this version"
+        );
         Ok(step_answer(&core, version, false))
     }
 
@@ -123,7 +136,8 @@ impl Node {
         let before = manifest.primary;
         if manifest.primary != version {
             self.forget_moment(Moment::Stopped, version).await?;
-            revise::step(&mut manifest, version, VersionState::Primary).map_err(|error| conflict(error.to_string()))?;
+            revise::step(&mut manifest, version, VersionState::Primary)
+                .map_err(|error| conflict(error.to_string()))?;
         }
         for lost in &core.missing {
             if let Some(record) = manifest.version_mut(*lost) {
@@ -203,10 +217,8 @@ fn degraded_rollback(
     }
     if request.override_reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
         let lost: Vec<_> = core.missing.iter().map(|version| format!("v{version}")).collect();
-        let detail = format!(
-            "this node runs without {}: name why it is given up with `override`",
-            lost.join(", ")
-        );
+        let detail =
+            format!("this node runs without {}: name why it is given up with `override`", lost.join(", "));
         lacks.push(gate::Missing::new("way_back", Some(core_name(record)), detail));
     }
 }

@@ -149,7 +149,8 @@ fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
         needs.push(format!("this node runs without {}: bring it back, or roll back", list(core.missing.clone())));
     }
     for (version, key) in &core.canaries_failed {
-        needs.push(format!("the canary of v{version} for {key} does not decrypt: values of it prove nothing here"));
+        needs
+            .push(format!("the canary of v{version} for {key} does not decrypt: values of it prove nothing here"));
     }
     let proved = core.proved();
     for record in &manifest.versions {
@@ -158,8 +159,7 @@ fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
             VersionState::Staged => {
                 let none = Default::default();
                 let proved = proved.get(&version).unwrap_or(&none);
-                let lack =
-                    record.share_set.holders.iter().filter(|holder| !proved.contains(&holder.name)).count();
+                let lack = record.share_set.holders.iter().filter(|holder| !proved.contains(&holder.name)).count();
                 needs.push(if lack > 0 {
                     format!("v{version} is staged: {lack} holders have not proved their share")
                 } else {
@@ -184,13 +184,16 @@ fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
 
 /// The way back that is open now, in a sentence.
 fn way_back(core: &Core) -> String {
-    let Some(target) = core.target() else { return "nothing was made yet, so there is nothing to go back from".into() };
+    let Some(target) = core.target() else {
+        return "nothing was made yet, so there is nothing to go back from".into();
+    };
     let manifest = target.manifest();
     let of_state = |state: VersionState| {
         manifest.versions.iter().filter(move |record| record.state == state).map(|record| record.version)
     };
     if core.state() == NodeState::Degraded {
-        let others: Vec<_> = of_state(VersionState::DecryptOnly).filter(|version| core.loaded.contains_key(version)).collect();
+        let others: Vec<_> =
+            of_state(VersionState::DecryptOnly).filter(|version| core.loaded.contains_key(version)).collect();
         if core.missing.contains(&manifest.primary)
             && let Some(back) = others.last()
         {
@@ -212,9 +215,11 @@ fn way_back(core: &Core) -> String {
     if let Some(version) = of_state(VersionState::DecryptOnly).next_back() {
         return format!("`keymoot rotate rollback v{version}` makes v{version} primary again");
     }
-    let held = manifest.versions.iter().rev().find(|record| {
-        record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_none())
-    });
+    let held = manifest
+        .versions
+        .iter()
+        .rev()
+        .find(|record| record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_none()));
     match held {
         Some(record) => {
             let version = record.version;

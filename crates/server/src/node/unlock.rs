@@ -76,8 +76,7 @@ impl Node {
         if !lacks.is_empty() || core.unlock.validated().next().is_none() {
             return;
         }
-        let validated: super::Loaded =
-            core.unlock.validated().map(|key| (key.version(), key.clone())).collect();
+        let validated: super::Loaded = core.unlock.validated().map(|key| (key.version(), key.clone())).collect();
         let loaded = |version: KeyVersion| validated.get(&version).map(AsRef::as_ref);
         let verified = match &core.adopted {
             Some(adopted) => adopt::stands(adopted, loaded),
@@ -249,7 +248,11 @@ pub(super) fn rejection(refusal: PartRefusal, named: bool) -> RejectedPart {
 
 /// A part's name as it may be repeated: a share may have been given as the name.
 fn shown_name(name: &str) -> String {
-    if name.to_ascii_lowercase().contains("kmshare1") { "(a share)".into() } else { name.chars().take(80).collect() }
+    if name.to_ascii_lowercase().contains("kmshare1") {
+        "(a share)".into()
+    } else {
+        name.chars().take(80).collect()
+    }
 }
 
 /// Where every version that can be loaded stands, ascending.

@@ -37,7 +37,9 @@ impl Scene<'_> {
         self.keyring_id = Some(made.keyring_id);
         self.holders.open(&made.packages)?;
         let holders = self.holders.all().len();
-        story.say(format!("Its root key was split into {holders} shares, any {THRESHOLD} of which rebuild it, and was wiped."));
+        story.say(format!(
+            "Its root key was split into {holders} shares, any {THRESHOLD} of which rebuild it, and was wiped."
+        ));
         story.say("Each share was encrypted to its holder's own age key; nobody else can open it, the operator included.");
         Ok(())
     }
@@ -48,11 +50,19 @@ impl Scene<'_> {
         let [first, second] = self.holders.pair(3, 17)?;
         let answer = self.control.unlock(&first.parts(&[self.v9])).await?;
         let have = progress(&answer, self.v9).0;
-        story.say(format!("{} gives a share of v9: {have} of {THRESHOLD}. The daemon is {}, and serves nobody yet.", first.name(), answer.state));
+        story.say(format!(
+            "{} gives a share of v9: {have} of {THRESHOLD}. The daemon is {}, and serves nobody yet.",
+            first.name(),
+            answer.state
+        ));
         expect_state(&answer, NodeState::Unlocking)?;
         let answer = self.control.unlock(&second.parts(&[self.v9])).await?;
         expect_state(&answer, NodeState::Unlocked)?;
-        story.say(format!("{} gives another: v9 is rebuilt, its key check agrees, the daemon is {}.", second.name(), answer.state));
+        story.say(format!(
+            "{} gives another: v9 is rebuilt, its key check agrees, the daemon is {}.",
+            second.name(),
+            answer.state
+        ));
         Ok(())
     }
 
@@ -101,7 +111,9 @@ impl Scene<'_> {
         }
         self.clients =
             Some(Clients::start(&self.options, &self.key, self.v9, &self.database_path(), records.into())?);
-        story.say("From here on six services decrypt tokens and issue new ones the whole time, and check each answer.");
+        story.say(
+            "From here on six services decrypt tokens and issue new ones the whole time, and check each answer.",
+        );
         Ok(())
     }
 }
@@ -109,7 +121,8 @@ impl Scene<'_> {
 /// Fails unless the node is as the story needs it.
 pub(crate) fn expect_state(answer: &PartsAnswer, wanted: NodeState) -> anyhow::Result<()> {
     if answer.state != wanted {
-        let refused: Vec<_> = answer.rejected.iter().map(|part| format!("{}: {}", part.name, part.detail)).collect();
+        let refused: Vec<_> =
+            answer.rejected.iter().map(|part| format!("{}: {}", part.name, part.detail)).collect();
         bail!("the daemon is {} and should be {wanted}; refused parts: {}", answer.state, refused.join("; "));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -59,7 +59,11 @@ impl Daemon {
                 bail!("the daemon ended at its start ({status}):\n{}", last_words(&read_from(log, begin)?));
             }
             if started.elapsed() > START_TIMEOUT {
-                bail!("the daemon did not begin to listen within {} s:\n{}", START_TIMEOUT.as_secs(), last_words(&lines));
+                bail!(
+                    "the daemon did not begin to listen within {} s:\n{}",
+                    START_TIMEOUT.as_secs(),
+                    last_words(&lines)
+                );
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -132,9 +136,11 @@ fn last_words(lines: &str) -> String {
 }
 
 /// The warnings and errors at the end of a log: what to look at when something went wrong.
-pub(crate) fn complaints(log: &PathBuf) -> String {
+pub(crate) fn complaints(log: &Path) -> String {
     let Ok(lines) = read_from(log, 0) else { return String::new() };
-    let loud = |line: &&str| line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"") || !line.starts_with('{');
+    let loud = |line: &&str| {
+        line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"") || !line.starts_with('{')
+    };
     last_words(&lines.lines().filter(loud).collect::<Vec<_>>().join("\n"))
 }
 

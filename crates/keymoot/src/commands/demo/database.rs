@@ -70,7 +70,9 @@ impl Database {
     pub(crate) fn page(&self, after: i64, rows: usize) -> rusqlite::Result<Vec<Row>> {
         let mut select =
             self.0.prepare_cached("SELECT id, token FROM tokens WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let rows = select.query_map(params![after, i64::try_from(rows).unwrap_or(i64::MAX)], |row| Ok(Row { id: row.get(0)?, token: row.get(1)? }))?;
+        let rows = select.query_map(params![after, i64::try_from(rows).unwrap_or(i64::MAX)], |row| {
+            Ok(Row { id: row.get(0)?, token: row.get(1)? })
+        })?;
         rows.collect()
     }
 
@@ -82,7 +84,9 @@ impl Database {
     /// The values of one version, counted by what anybody can see of them.
     pub(crate) fn count_of(&self, version: KeyVersion) -> rusqlite::Result<u64> {
         let pattern = format!("km:v{version}:%");
-        self.0.query_row("SELECT count(*) FROM tokens WHERE token LIKE ?1", [pattern], |row| row.get(0)).map(i64::unsigned_abs)
+        self.0
+            .query_row("SELECT count(*) FROM tokens WHERE token LIKE ?1", [pattern], |row| row.get(0))
+            .map(i64::unsigned_abs)
     }
 
     /// Moves all that was written into the one file, so that it can be copied as it is.
@@ -112,7 +116,9 @@ mod tests {
     fn a_token_is_replaced_only_if_it_is_still_the_one_that_was_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut database = Database::create(&dir.path().join("app.db")).unwrap();
-        database.insert(&[Row { id: 1, token: "km:v9:a".into() }, Row { id: 2, token: "km:v10:b".into() }]).unwrap();
+        database
+            .insert(&[Row { id: 1, token: "km:v9:a".into() }, Row { id: 2, token: "km:v10:b".into() }])
+            .unwrap();
         assert!(!database.replace(1, "km:v9:x", "km:v10:c").unwrap());
         assert!(database.replace(1, "km:v9:a", "km:v10:c").unwrap());
         let [v9, v10] = [9, 10].map(|number| database.count_of(KeyVersion::new(number).unwrap()).unwrap());

@@ -50,7 +50,11 @@ impl Scene<'_> {
                 (seen, moved) = (scanned, Instant::now());
             }
             if moved.elapsed() > STALL_TIMEOUT {
-                bail!("the job makes no progress: {} {}", job.state, job.reason.or(job.throttled).unwrap_or_default());
+                bail!(
+                    "the job makes no progress: {} {}",
+                    job.state,
+                    job.reason.or(job.throttled).unwrap_or_default()
+                );
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         };
@@ -84,10 +88,15 @@ impl Scene<'_> {
             tokio::time::sleep(LOOK_INTERVAL).await;
         };
         for source in &census.sources {
-            let versions: Vec<_> = source.versions.iter().map(|found| format!("{} of v{}", found.count, found.version)).collect();
+            let versions: Vec<_> =
+                source.versions.iter().map(|found| format!("{} of v{}", found.count, found.version)).collect();
             story.say(format!(
                 "{}: {} rows; {}; {} unreadable, {} of no known form.",
-                source.name, source.rows, versions.join(", "), source.unreadable, source.foreign
+                source.name,
+                source.rows,
+                versions.join(", "),
+                source.unreadable,
+                source.foreign
             ));
         }
         Ok(())
@@ -129,7 +138,9 @@ impl Scene<'_> {
         let Some(copy) = &self.old_copy else { return Ok(()) };
         let client = Client::new(&self.options)?;
         match client.decrypt(&self.key, copy.token.clone(), Some(associated_data(copy.id))).await {
-            Verdict::Undetermined(Trouble::Problem(problem)) if problem.code == ErrorCode::KeyVersionUnavailable => {
+            Verdict::Undetermined(Trouble::Problem(problem))
+                if problem.code == ErrorCode::KeyVersionUnavailable =>
+            {
                 story.say(format!("An old copy of a token is sent: {} undetermined, not \"invalid\". Holders can restore v9 for 90 days.", problem.status));
                 Ok(())
             }
@@ -160,9 +171,15 @@ impl Scene<'_> {
                 versions.extend(version_of(&row.token));
                 match answer {
                     Verdict::Valid(answer) if answer.plaintext == plaintext(row.id) => opened += 1,
-                    Verdict::Valid(_) => tally.fail(format!("token {} opened to another plaintext at the end", row.id)),
-                    Verdict::Invalid(problem) => tally.fail(format!("token {} was called invalid at the end: {problem}", row.id)),
-                    Verdict::Undetermined(trouble) => tally.fail(format!("token {} got no answer at the end: {trouble}", row.id)),
+                    Verdict::Valid(_) => {
+                        tally.fail(format!("token {} opened to another plaintext at the end", row.id))
+                    }
+                    Verdict::Invalid(problem) => {
+                        tally.fail(format!("token {} was called invalid at the end: {problem}", row.id))
+                    }
+                    Verdict::Undetermined(trouble) => {
+                        tally.fail(format!("token {} got no answer at the end: {trouble}", row.id))
+                    }
                 }
             }
             progress.at(opened, "");
@@ -172,7 +189,10 @@ impl Scene<'_> {
             .into_iter()
             .map(|version| Ok(VersionCount { version, count: self.database.count_of(version)? }))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        story.say(format!("{opened} of {rows} opened. SELECT count(*) FROM tokens WHERE token LIKE 'km:v9:%' says {}.", self.database.count_of(self.v9)?));
+        story.say(format!(
+            "{opened} of {rows} opened. SELECT count(*) FROM tokens WHERE token LIKE 'km:v9:%' says {}.",
+            self.database.count_of(self.v9)?
+        ));
         let daemon = self.daemon.take().context("the daemon is not running")?;
         daemon.stop().await?;
         self.database.finish()?;

@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 use crate::identity;
 
 const NAMES: [&str; 24] = [
-    "ann", "bob", "cem", "dana", "eve", "femi", "gita", "hugo", "ines", "jun", "kofi", "lena", "mina", "noor", "omar",
-    "pia", "quinn", "rosa", "sven", "tara", "uma", "vera", "wen", "yara",
+    "ann", "bob", "cem", "dana", "eve", "femi", "gita", "hugo", "ines", "jun", "kofi", "lena", "mina", "noor",
+    "omar", "pia", "quinn", "rosa", "sven", "tara", "uma", "vera", "wen", "yara",
 ];
 
 /// One keyholder.

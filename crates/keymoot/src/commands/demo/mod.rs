@@ -70,7 +70,10 @@ async fn play(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     let exit = match played {
         Some(Ok(report)) => {
             note("");
-            context.out.result(&report, Report::text).map(|()| if report.succeeded { Exit::Done } else { Exit::Failed })
+            context
+                .out
+                .result(&report, Report::text)
+                .map(|()| if report.succeeded { Exit::Done } else { Exit::Failed })
         }
         Some(Err(error)) => {
             let complaints = daemon::complaints(&place.path(scene::LOG));

@@ -26,7 +26,8 @@ impl Place {
     /// A new temporary directory.
     pub(crate) fn temporary(purpose: &str) -> anyhow::Result<Self> {
         let mut random = [0; 6];
-        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the kernel gives no randomness: {error}"))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow::anyhow!("the kernel gives no randomness: {error}"))?;
         let dir = std::env::temp_dir().join(format!("keymoot-{purpose}-{}", hex::encode(random)));
         files::create_private_dir(&dir)?;
         Ok(Self { dir: fs::canonicalize(&dir)?, temporary: true })
@@ -123,7 +124,10 @@ impl Token {
 
     /// A service's, for all operations of one key.
     pub(crate) fn service(name: &str, key: &str) -> anyhow::Result<Self> {
-        let scope = format!("keys = [{}]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n", quoted(key));
+        let scope = format!(
+            "keys = [{}]\noperations = [\"encrypt\", \"decrypt\", \"rewrap\", \"datakey\"]\n",
+            quoted(key)
+        );
         Self::new(name, "service", &scope)
     }
 
@@ -159,6 +163,9 @@ mod tests {
 
     #[test]
     fn a_path_can_hold_quotes_and_the_configuration_stays_one() {
-        assert_eq!(toml::from_str::<toml::Table>(&format!("a = {}", quoted("x\"\\y"))).unwrap()["a"].as_str(), Some("x\"\\y"));
+        assert_eq!(
+            toml::from_str::<toml::Table>(&format!("a = {}", quoted("x\"\\y"))).unwrap()["a"].as_str(),
+            Some("x\"\\y")
+        );
     }
 }

@@ -75,7 +75,10 @@ impl Report {
         let mut text = table(["what", "count"], rows);
         let seconds = self.seconds_by_phase.iter();
         let seconds = seconds.map(|phase| [phase.phase.to_owned(), format!("{:.1}", phase.seconds)]);
-        text.push_str(&table(["phase", "seconds"], seconds.chain([["in all".into(), format!("{:.1}", self.seconds)]])));
+        text.push_str(&table(
+            ["phase", "seconds"],
+            seconds.chain([["in all".into(), format!("{:.1}", self.seconds)]]),
+        ));
         for example in &self.failure_examples {
             text.push_str(&format!("failed: {}\n", printable(example)));
         }

@@ -20,7 +20,11 @@ impl Scene<'_> {
         if seen.digest != asked.digest {
             bail!("the request that holders see is not the one that was made");
         }
-        story.say(format!("The request names what is to be done, for whom ({} holders), and has the digest {}…", seen.holders.len(), short(&asked.digest)));
+        story.say(format!(
+            "The request names what is to be done, for whom ({} holders), and has the digest {}…",
+            seen.holders.len(),
+            short(&asked.digest)
+        ));
         let mut state = None;
         for holder in self.holders.pair(5, 11)? {
             let consent = ConsentRequest { digest: seen.digest, parts: holder.parts(&[self.v9]).parts };
@@ -28,7 +32,12 @@ impl Scene<'_> {
             if !answer.rejected.is_empty() {
                 bail!("the consent of {} was refused", holder.name());
             }
-            story.say(format!("{} looks at it and consents with their share: {} of {}.", holder.name(), answer.have, answer.needed));
+            story.say(format!(
+                "{} looks at it and consents with their share: {} of {}.",
+                holder.name(),
+                answer.have,
+                answer.needed
+            ));
             state = Some((answer.state, answer.version));
         }
         if state != Some((ConsentState::Version(VersionState::Staged), Some(self.v10))) {
@@ -36,7 +45,10 @@ impl Scene<'_> {
         }
         let made = self.control.packages(self.v10).await?;
         self.holders.open(&made.packages)?;
-        story.say(format!("v10 was made, split, encrypted to {} holders and wiped. It is staged: it does nothing yet.", made.packages.len()));
+        story.say(format!(
+            "v10 was made, split, encrypted to {} holders and wiped. It is staged: it does nothing yet.",
+            made.packages.len()
+        ));
         Ok(())
     }
 
@@ -50,9 +62,13 @@ impl Scene<'_> {
             }
         }
         let versions = self.control.versions().await?;
-        let v10 = versions.versions.iter().find(|version| version.version == self.v10).context("v10 is not listed")?;
+        let v10 =
+            versions.versions.iter().find(|version| version.version == self.v10).context("v10 is not listed")?;
         let proved = v10.holders.iter().filter(|holder| holder.proved_at.is_some()).count();
-        story.say(format!("{proved} of {} have. Nobody finds out on the day of an outage that a share was lost.", v10.holders.len()));
+        story.say(format!(
+            "{proved} of {} have. Nobody finds out on the day of an outage that a share was lost.",
+            v10.holders.len()
+        ));
         Ok(())
     }
 
@@ -78,11 +94,17 @@ impl Scene<'_> {
         self.daemon = Some(scene::start(self.place).await?);
         story.say("Two holders submit one JSON map each, {\"demo-keyPart-v10\": …, \"demo-keyPart-v9\": …}. At a company in");
         story.say("2023 a map in this order lost the second key, and everybody was logged out.");
-        for (holder, wanted) in self.holders.pair(8, 20)?.into_iter().zip([NodeState::Unlocking, NodeState::Unlocked]) {
+        for (holder, wanted) in
+            self.holders.pair(8, 20)?.into_iter().zip([NodeState::Unlocking, NodeState::Unlocked])
+        {
             let answer = self.control.unlock(&holder.parts(&[self.v10, self.v9])).await?;
             expect_state(&answer, wanted)?;
             let [(v10, _), (v9, _)] = [self.v10, self.v9].map(|version| progress(&answer, version));
-            story.say(format!("{}: v10 {v10} of {THRESHOLD}, v9 {v9} of {THRESHOLD}: the daemon is {}.", holder.name(), answer.state));
+            story.say(format!(
+                "{}: v10 {v10} of {THRESHOLD}, v9 {v9} of {THRESHOLD}: the daemon is {}.",
+                holder.name(),
+                answer.state
+            ));
             if wanted == NodeState::Unlocked && !progress(&answer, self.v10).1 {
                 bail!("v10 is not loaded after the restart");
             }
@@ -103,7 +125,9 @@ impl Scene<'_> {
         if answer.primary != self.v10 {
             bail!("v{} is primary after v10 was activated", answer.primary);
         }
-        story.say("The gate was open: loaded and proved, its canaries decrypt, and real values of the database open.");
+        story.say(
+            "The gate was open: loaded and proved, its canaries decrypt, and real values of the database open.",
+        );
         Ok(())
     }
 }

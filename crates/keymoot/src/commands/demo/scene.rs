@@ -62,8 +62,15 @@ impl<'a> Scene<'a> {
             ca_pem: Some(ca.clone()),
             ..Options::new(format!("https://{address}"))
         };
-        story.say(format!("Process {} listens with TLS: services on {}, people on {}.", daemon.id(), addresses.data, addresses.control));
-        story.say("For the demo an unused key may go after 2 s (retire.quiet, in production 24h), and a writer may hold");
+        story.say(format!(
+            "Process {} listens with TLS: services on {}, people on {}.",
+            daemon.id(),
+            addresses.data,
+            addresses.control
+        ));
+        story.say(
+            "For the demo an unused key may go after 2 s (retire.quiet, in production 24h), and a writer may hold",
+        );
         story.say("a value for 1 s before it stores it (max_write_delay, in production 10m).");
         Ok(Self {
             place,

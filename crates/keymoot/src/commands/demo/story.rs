@@ -40,7 +40,6 @@ impl Story {
     }
 
     /// One line of the present phase.
-    #[expect(clippy::unused_self, reason = "a line belongs to a story, and reads so where it is told")]
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         note(format!("          {}", text.as_ref()));
     }
@@ -76,7 +75,9 @@ impl Progress {
     pub(crate) fn new(total: u64, what: &'static str) -> Self {
         let bar = on_terminal().then(|| {
             let bar = ProgressBar::new(total);
-            let style = ProgressStyle::with_template("          {bar:36} {human_pos} of {human_len} {msg}  {per_sec}, {eta} left");
+            let style = ProgressStyle::with_template(
+                "          {bar:36} {human_pos} of {human_len} {msg}  {per_sec}, {eta} left",
+            );
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_message(what);
             bar

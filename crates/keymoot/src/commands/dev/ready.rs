@@ -64,7 +64,7 @@ impl Ready {
         }
         text.push_str(&format!(
             "\nThe other commands, in another shell:\nexport KEYMOOT_ADDR={} KEYMOOT_CONTROL_ADDR={} KEYMOOT_CA={} \
-             KEYMOOT_TOKEN={}\nkeymoot status\n",
+             KEYMOOT_TOKEN={}\nkeymoot status      # `encrypt` and `decrypt` want the service's token instead\n",
             self.addr,
             self.control_addr,
             shell(&self.ca),
