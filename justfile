@@ -18,6 +18,19 @@ test:
 demo *ARGS:
     cargo run --release --locked -- demo {{ARGS}}
 
+# Ratios to what this machine does without the daemon; docs/performance.md. `just bench --quick` to try it.
+bench *ARGS:
+    cargo bench --locked --bench ceiling -- {{ARGS}}
+
+# Fuzzes one target of tests/fuzz until Ctrl-C; further arguments go to libFuzzer, such as -max_total_time=30.
+# Needs: rustup toolchain install nightly; cargo install --locked cargo-fuzz; a C++ compiler.
+fuzz TARGET *ARGS:
+    mkdir -p target/fuzz/corpus/{{TARGET}} target/fuzz/artifacts/{{TARGET}}
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz/build {{TARGET}} \
+        target/fuzz/corpus/{{TARGET}} tests/fuzz/corpus/{{TARGET}} -- \
+        -dict=tests/fuzz/dictionaries/{{TARGET}}.dict -artifact_prefix=target/fuzz/artifacts/{{TARGET}}/ \
+        -timeout=1 -max_len=8192 {{ARGS}}
+
 # Licences, banned crates, sources, advisories. Needs cargo-deny.
 deny:
     cargo deny check

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A second implementation of Keymoot's formats, from FORMAT.md alone, that shares no code with the first.
+"""A second implementation of Keymoot's formats, from docs/formats.md alone, that shares no code with the first.
 
 Only Python's standard library: AES, GCM, XAES, Ed25519 and bech32m are written out below, slowly and plainly.
 

@@ -184,7 +184,7 @@ fn several_versions_are_recovered_at_once_and_a_version_without_witness_is_undet
     let nine = world.value(9, "auth-token");
     let ten = world.value(10, "auth-token");
     let parts = [world.parts(9, &[1, 2]), world.parts(10, &[2, 3])].concat();
-    let lines = format!("{}\t{}\r\n\n{}\t{}\nkm:v9:junk\n", ten.0, ten.2, nine.0, nine.2);
+    let lines = format!("{}\t{}\r\n\n{}\t{}\nkm:v9:-\n", ten.0, ten.2, nine.0, nine.2);
     let own = ["--key", "auth-token", "--witness", &nine.0, "--witness-associated-data", &nine.2];
     let output = recover(&parts, &own, &lines);
     let found = stdout(&output, 1);
@@ -193,7 +193,7 @@ fn several_versions_are_recovered_at_once_and_a_version_without_witness_is_undet
     assert_eq!(found[1], STANDARD.encode(&nine.1));
     assert!(found[2].starts_with("! "), "{found:?}");
 
-    let output = recover(&parts, &own, &lines.replace("km:v9:junk\n", ""));
+    let output = recover(&parts, &own, &lines.replace("km:v9:-\n", ""));
     stdout(&output, 3);
 }
 

@@ -312,7 +312,9 @@ fn a_batch_answers_in_order_with_its_references_and_says_when_its_verdicts_diffe
     }
     let items: Vec<_> = (0..10_001).map(item).collect();
     data(&world, "encrypt", json!({"items": items}).to_string(), 413, "too_large", "undetermined");
-    data(&world, "encrypt", "{\"items\":[]} ", 200, "", "undetermined");
+    let nothing = world.data("encrypt", json!({"items": []}));
+    assert_eq!(nothing.verdict.as_deref(), Some("undetermined"), "of nothing, nothing is said");
+    assert_eq!(nothing.expect(200), json!({"items": []}));
 }
 
 #[test]

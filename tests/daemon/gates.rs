@@ -50,7 +50,7 @@ fn every_piece_of_evidence_is_asked_for_by_its_code_and_then_signed() {
     world.unlock(&[(9, 2)]).expect(200);
     let old = world.encrypt(b"old");
     let mut values = world.encrypt_all(&["a".to_owned(), "b".to_owned()]);
-    values.push(format!("{}A", &old[..old.len() - 4]));
+    values.push("km:v9:not-in-canonical-form!".into());
     values.push(format!("see {old}"));
     let table = make_table(&world.path("app.db"), &values);
     let primary = world.post("/v1/versions/9/retire", json!({}));

@@ -36,11 +36,11 @@ fn a_source_that_is_declared_wrongly_fails_with_its_reason_and_the_others_are_do
     let more = [
         source("a.table", "nowhere", "id", "token"),
         source("b.column", "tokens", "id", "nothing"),
-        source("c.id", "tokens", "nobody", "token"),
+        source("c.id", "others", "nobody", "token"),
         source("d.not-unique", "loose", "id", "token"),
     ];
     let (world, table) = rotated(&format!("{}{SOURCE}", more.concat()), 300);
-    table.execute_batch("CREATE TABLE loose (id INTEGER, token TEXT)").unwrap();
+    table.execute_batch("CREATE TABLE loose (id INTEGER, token TEXT); CREATE TABLE others (id INTEGER PRIMARY KEY, token TEXT)").unwrap();
     let job = world.rekey();
     assert_eq!(job["state"], "failed", "{job}");
     let reason = job["reason"].as_str().unwrap();

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man, rekey,
+        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man, recover, rekey,
         retire, rotate, seal, server, status, token, unlock, versions,
     },
     exit::Exit,
@@ -76,6 +76,7 @@ enum Operate {
     Encrypt(encrypt::Args),
     Decrypt(decrypt::Args),
     Inspect(inspect::Args),
+    Recover(recover::Args),
     #[command(subcommand)]
     Token(token::Command),
     Completions(completions::Args),
@@ -125,6 +126,7 @@ impl Operate {
             Self::Encrypt(args) => encrypt::run(context, args).await,
             Self::Decrypt(args) => decrypt::run(context, args).await,
             Self::Inspect(args) => inspect::run(context, &args),
+            Self::Recover(args) => recover::run(context, &args),
             Self::Token(command) => token::run(context, command),
             Self::Completions(args) => completions::run(context, &args),
             Self::Man(args) => man::run(context, &args),

@@ -48,15 +48,23 @@ pub enum NotLocked {
 
 /// Forbids dumps and debuggers, and locks all pages, now and later. To be called before there are keys and threads.
 pub(crate) fn protect(require_lock: bool) -> Result<(), MemoryError> {
-    setrlimit(Resource::Core, NO_CORE)
-        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
-        .map_err(MemoryError::Dumpable)?;
+    forbid_dumps()?;
     match lock() {
         Ok(()) => tracing::info!("memory is locked, core dumps are off"),
         Err(reason) if require_lock => return Err(MemoryError::NotLocked(reason)),
         Err(reason) => tracing::warn!("{reason}"),
     }
     Ok(())
+}
+
+/// Forbids core dumps and debuggers alone: for a command that holds keys for seconds.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forbid_dumps() -> Result<(), MemoryError> {
+    setrlimit(Resource::Core, NO_CORE)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(MemoryError::Dumpable)
 }
 
 fn lock() -> Result<(), NotLocked> {

@@ -306,9 +306,10 @@ impl LastUse {
         });
     }
 
-    /// Every version that was used since the boot, ascending, to within a second.
+    /// The latest that every version can have been used since the boot, ascending. Uses within the grain of the
+    /// noted one were not noted, so it may lie up to a second ahead: a quiet period ends late, never early.
     pub fn snapshot(&self) -> Vec<(KeyVersion, Instant)> {
-        let at = |ms: &AtomicU64| self.start + Duration::from_millis(ms.load(Ordering::Relaxed));
+        let at = |ms: &AtomicU64| self.start + Duration::from_millis(ms.load(Ordering::Relaxed) + USE_GRAIN_MS);
         self.used_ms.load().iter().map(|(version, ms)| (*version, at(ms))).collect()
     }
 

@@ -12,6 +12,7 @@ pub(crate) mod holder;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod recover;
 pub(crate) mod rekey;
 pub(crate) mod retire;
 pub(crate) mod rotate;

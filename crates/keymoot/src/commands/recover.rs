@@ -111,6 +111,8 @@ fn as_text<S: serde::Serializer>(text: &Option<Zeroizing<String>>, serializer: S
 /// Proves the shares and decrypts.
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     check_usage(context, args)?;
+    // Root keys are about to lie in this process.
+    keymoot_server::memory::forbid_dumps()?;
     let own = args.associated_data.read()?;
     let associated_data: &[u8] = own.as_deref().unwrap_or_default();
     let (groups, mut exit) = read_parts(&args.parts)?;
@@ -139,7 +141,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
                 }
             };
         }
-        for line in text.split(|byte| *byte == b'\n').map(trimmed).filter(|line| !line.is_empty()) {
+        for line in lines(&text) {
             let line = match open(&keyring, key, line, associated_data) {
                 Ok(plaintext) => {
                     Line { plaintext: Some(Zeroizing::new(STANDARD.encode(&*plaintext))), error: None, exit: Exit::Done }
@@ -258,18 +260,21 @@ fn read_witness(witness: &str) -> anyhow::Result<Evidence> {
         files::read(Path::new(witness), FILE_BYTES_MAX).map_err(|error| wrong_usage(format!("{error:#}")))?
     };
     let refuse = |reason: String| wrong_usage(format!("the witness is neither a value nor a manifest: {reason}"));
-    if trimmed(&bytes).starts_with(b"{") {
+    if bytes.trim_ascii().starts_with(b"{") {
         let document = ManifestDocument::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
         return Ok(Evidence::Manifest(Box::new(document)));
     }
     // A value in binary may end in what looks like the end of a line.
-    let bytes = if bytes.starts_with(BINARY_PREFIX) { &bytes } else { trimmed(&bytes) };
+    let bytes = if bytes.starts_with(BINARY_PREFIX) { bytes.as_slice() } else { bytes.trim_ascii() };
     let (value, _) = Value::parse_bytes(bytes).map_err(|error| refuse(error.to_string()))?;
     Ok(Evidence::Value(value))
 }
 
-fn trimmed(line: &[u8]) -> &[u8] {
-    line.trim_ascii()
+/// Lines that hold something. Blanks in them are kept: associated data may end in one.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.is_empty())
 }
 
 fn open_single(
@@ -281,7 +286,7 @@ fn open_single(
     if input.starts_with(BINARY_PREFIX) {
         return Ok(open(keyring, key, input, associated_data));
     }
-    let mut lines = input.split(|byte| *byte == b'\n').map(trimmed).filter(|line| !line.is_empty());
+    let mut lines = lines(input);
     match (lines.next(), lines.next()) {
         (Some(line), None) => Ok(open(keyring, key, line, associated_data)),
         _ => Err(wrong_usage("--raw prints a single plaintext: give exactly one value")),
@@ -360,6 +365,3 @@ fn worse(one: Exit, other: Exit) -> Exit {
     };
     if rank(other) > rank(one) { other } else { one }
 }
-
-#[cfg(test)]
-mod tests;

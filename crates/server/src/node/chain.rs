@@ -222,6 +222,8 @@ impl Node {
             core.adopted = None;
             core.diverged = None;
             core.ahead = vec![document];
+            // The shares may be here already: nobody has to give another for the keys to speak.
+            self.enter_service(&mut core).await;
             return Ok(ManifestAnswer { revision, digest });
         }
         let loaded = &core.loaded;

@@ -228,3 +228,14 @@ fn good_values_come_back_and_their_versions_count_as_used() {
     );
     assert_eq!(serving.last_use.snapshot().len(), 2);
 }
+
+#[test]
+fn the_noted_last_use_never_lies_before_the_real_one() {
+    let last_use = LastUse::default();
+    last_use.used(version(9));
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let real = Instant::now();
+    // Within the grain of the first: not noted by itself.
+    last_use.used(version(9));
+    assert!(last_use.snapshot()[0].1 >= real);
+}
