@@ -184,13 +184,9 @@ impl World {
         assert!(daemon.child.wait().unwrap().success());
     }
 
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        let ended = self.daemon.as_mut().unwrap().child.try_wait().unwrap();
-        if ended.is_some() {
-            self.daemon = None;
-        }
-        ended
+    /// Waits for its end, and how it ended.
+    pub fn until_ended(&mut self) -> ExitStatus {
+        self.daemon.take().unwrap().child.wait().unwrap()
     }
 
     pub fn signal(&self, signal: &str) {

@@ -38,7 +38,7 @@ fn limited(world: &World, memlock: &str) -> Command {
     command
 }
 
-/// The control is the first half: what is not found while it must be there would prove nothing by being absent.
+/// The first half is the control: what is not found while it must be there would prove nothing by being absent.
 #[test]
 fn fault_59_after_a_seal_no_key_and_no_share_is_in_the_image_of_the_process() {
     let mut world = World::new("");
@@ -48,19 +48,47 @@ fn fault_59_after_a_seal_no_key_and_no_share_is_in_the_image_of_the_process() {
 
     // In mid-ceremony the share that was given is there, and nothing that needs two.
     world.unlock(&[(9, 1)]).expect(200);
-    let found = secrets.found_in(&Image::of(&world));
-    assert!(found.iter().any(|found| found.is(Kind::Share, 1)), "the control: {found:#?}");
+    let found = secrets.found_in(&Image::of(world.pid()));
+    assert!(found.iter().any(|found| found.is(Kind::Share, 1) && found.form == "raw"), "the control: {found:#?}");
+    assert!(found.iter().all(|found| found.is(Kind::Share, 1)), "one share is all there is: {found:#?}");
 
     world.unlock(&[(9, 2)]).expect(200);
     let value = world.encrypt(b"4111 1111 1111 1111");
     assert_eq!(world.open(&value), b"4111 1111 1111 1111");
-    let found = secrets.found_in(&Image::of(&world));
-    assert!(found.iter().any(|found| found.kind == Kind::DataKey || found.kind == Kind::Prk), "the control: {found:#?}");
+    let found = secrets.found_in(&Image::of(world.pid()));
+    for kind in [Kind::Prk, Kind::DataKey] {
+        assert!(found.iter().any(|found| found.kind == kind), "the control, {kind:?}: {found:#?}");
+    }
+    // What an unlocked node has no more use for is gone already: the shares and the root key.
+    assert!(found.iter().all(|found| ![Kind::Share, Kind::Root].contains(&found.kind)), "{found:#?}");
 
     world.post("/v1/seal", json!(null)).expect(204);
     assert_eq!(world.state(), "sealed");
-    let found = secrets.found_in(&Image::of(&world));
+    let found = secrets.found_in(&Image::of(world.pid()));
     assert!(found.is_empty(), "after the seal: {found:#?}");
+}
+
+/// The control of the other spellings, which the daemon holds at no time: a process that has them all.
+#[test]
+fn every_spelling_of_a_secret_is_found_where_it_is() {
+    let mut world = World::new("");
+    world.start();
+    world.init(3, 9);
+    let secrets = Secrets::of(&world, 9, &[1, 2]);
+    let texts = secrets.in_text();
+    assert!(texts.len() * 2 > secrets.forms(), "{} of {}", texts.len(), secrets.forms());
+    let mut holder = Command::new("sleep").arg("600").env("SECRETS", texts.join(" ")).spawn().unwrap();
+    let comm = format!("/proc/{}/comm", holder.id());
+    while fs::read_to_string(&comm).unwrap().trim() != "sleep" {
+        std::thread::yield_now();
+    }
+    let found = secrets.found_in(&Image::of(holder.id()));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(found.len(), texts.len());
+    for form in ["text", "text in capitals", "hex", "HEX", "base64", "base64url", "bech32", "bech32 in capitals"] {
+        assert!(found.iter().any(|found| found.form == form), "{form}");
+    }
 }
 
 /// A whole year: a version staged, proved, loaded, activated, and the old one's shares refused and given again.
@@ -82,13 +110,13 @@ fn fault_59_after_a_rotation_and_a_seal_no_key_and_no_share_of_either_version_is
     }
     world.data("datakey", json!({"bits": 512})).expect(200);
     let both = [Secrets::of(&world, 9, &[1, 2, 3]), Secrets::of(&world, ten, &[1, 2, 3])];
-    let image = Image::of(&world);
+    let image = Image::of(world.pid());
     for secrets in &both {
         let found = secrets.found_in(&image);
         assert!(!found.is_empty(), "the control: v{}", secrets.version);
     }
     world.post("/v1/seal", json!(null)).expect(204);
-    let image = Image::of(&world);
+    let image = Image::of(world.pid());
     for secrets in &both {
         let found = secrets.found_in(&image);
         assert!(found.is_empty(), "after the seal, v{}: {found:#?}", secrets.version);

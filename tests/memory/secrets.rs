@@ -35,8 +35,7 @@ struct Needle {
 pub(crate) struct Found {
     pub(crate) kind: Kind,
     holder: usize,
-    #[allow(dead_code, reason = "shown when a test fails")]
-    form: &'static str,
+    pub(crate) form: &'static str,
     #[allow(dead_code, reason = "shown when a test fails")]
     mapping: String,
     #[allow(dead_code, reason = "shown when a test fails")]
@@ -88,6 +87,16 @@ impl Secrets {
             spellings(&secret, &mut |form, bytes| add(kind, 0, form, bytes));
         }
         Self { version, needles }
+    }
+
+    /// The forms that an environment variable can hold.
+    pub(crate) fn in_text(&self) -> Vec<&str> {
+        self.needles.iter().filter_map(|needle| str::from_utf8(&needle.bytes).ok()).filter(|text| text.is_ascii() && !text.contains('\0')).collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn forms(&self) -> usize {
+        self.needles.len()
     }
 
     pub(crate) fn found_in(&self, image: &Image) -> Vec<Found> {

@@ -71,6 +71,15 @@ pub fn bad_request(error: &serde_json::Error) -> Problem {
 }
 
 fn harmless(message: &str) -> String {
+    let shown = without_what_was_given(message);
+    if SECRET_PREFIXES.iter().any(|prefix| shown.to_ascii_lowercase().contains(prefix)) {
+        return "a name in the body is not one that belongs there (and looks like a secret, so it is not repeated)"
+            .into();
+    }
+    shown
+}
+
+fn without_what_was_given(message: &str) -> String {
     // `invalid type: string "…", expected …`: the kind stays, what it was goes. The text may itself contain the
     // separator, hence the last one.
     for found in ["invalid type: ", "invalid value: ", "invalid length: "] {
@@ -80,10 +89,6 @@ fn harmless(message: &str) -> String {
             let kind: String = unexpected.chars().take_while(|c| c.is_ascii_alphabetic() || *c == ' ').collect();
             return format!("{before}{found}{}, expected {expected}", kind.trim_end());
         }
-    }
-    if SECRET_PREFIXES.iter().any(|prefix| message.to_ascii_lowercase().contains(prefix)) {
-        return "a name in the body is not one that belongs there (and looks like a secret, so it is not repeated)"
-            .into();
     }
     message.into()
 }
@@ -116,6 +121,7 @@ mod tests {
             (r#"{"number":1,"number":2}"#, "duplicate field `number`"),
             (r#"{"other":1}"#, "unknown field `other`"),
             (r#"{"kmshare1qqq":1}"#, "not repeated"),
+            (r#"{"invalid type: a, expected kmshare1qqq":1}"#, "unknown field"),
             ("[1]", "invalid type: sequence, expected an object"),
             ("{", "EOF"),
             (r#"{"number":1} x"#, "trailing characters"),

@@ -17,19 +17,25 @@ use keymoot_types::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::{Rebuilt, derive::Prk};
+use crate::{
+    Rebuilt,
+    derive::Prk,
+    stack::{self, wiped},
+};
 
 const SHARE: &str = "keymoot/v1/share";
 const RECORD: &str = "keymoot/v1/record/";
 
 /// Names a share without telling it.
 pub fn share_digest(share: &Share) -> Digest {
-    let mut hash = Sha256::new_with_prefix(SHARE);
-    hash.update(share.keyring_id().as_bytes());
-    hash.update(share.version().to_be_bytes());
-    hash.update([share.x().get()]);
-    hash.update(share.y());
-    Digest::new(hash.finalize().into())
+    wiped::<{ stack::VALUE }, _>(|| {
+        let mut hash = Sha256::new_with_prefix(SHARE);
+        hash.update(share.keyring_id().as_bytes());
+        hash.update(share.version().to_be_bytes());
+        hash.update([share.x().get()]);
+        hash.update(share.y());
+        Digest::new(hash.finalize().into())
+    })
 }
 
 /// The bytes that a key check is over.
@@ -84,13 +90,15 @@ pub struct Validated {
 impl Rebuilt {
     /// Compares with the manifest's record, in constant time; the root key is wiped either way.
     pub fn validate(self, key_id: KeyId, set: &ShareSet) -> Result<Validated, KeyCheckFailed> {
-        let prk = self.root.extract(self.keyring_id);
-        let check = mac(prk.check_key().as_slice(), &[&record(self.version, set)]);
-        if equal(check, &set.key_check) && prk.key_id() == key_id {
-            Ok(Validated { version: self.version, key_id, prk })
-        } else {
-            Err(KeyCheckFailed(self.version))
-        }
+        wiped::<{ stack::CEREMONY }, _>(|| {
+            let prk = self.root.extract(self.keyring_id);
+            let check = mac(prk.check_key().as_slice(), &[&record(self.version, set)]);
+            if equal(check, &set.key_check) && prk.key_id() == key_id {
+                Ok(Validated { version: self.version, key_id, prk })
+            } else {
+                Err(KeyCheckFailed(self.version))
+            }
+        })
     }
 }
 
@@ -121,26 +129,30 @@ impl Validated {
 
     /// The same over canonical bytes.
     pub fn manifest_mac_of(&self, canonical_without_macs: &[u8]) -> Digest {
-        finish(mac(self.prk.manifest_key().as_slice(), &[canonical_without_macs]))
+        wiped::<{ stack::CEREMONY }, _>(|| {
+            finish(mac(self.prk.manifest_key().as_slice(), &[canonical_without_macs]))
+        })
     }
 
     /// Whether the manifest carries a right mac of this version.
     pub fn vouches_for(&self, document: &ManifestDocument) -> bool {
         let macs = &document.manifest().macs;
         macs.iter().find(|mac| mac.version == self.version).is_some_and(|entry| {
-            equal(mac(self.prk.manifest_key().as_slice(), &[document.canonical_without_macs()]), &entry.mac)
+            wiped::<{ stack::CEREMONY }, _>(|| {
+                equal(mac(self.prk.manifest_key().as_slice(), &[document.canonical_without_macs()]), &entry.mac)
+            })
         })
     }
 
     /// The mac of a metadata record, such as a proof: who can write to the store can open no gate. The label
     /// keeps it apart from a manifest, whose canonical form begins with `{`.
     pub fn record_mac(&self, key: &str, payload: &[u8]) -> Digest {
-        finish(self.record_mac_state(key, payload))
+        wiped::<{ stack::CEREMONY }, _>(|| finish(self.record_mac_state(key, payload)))
     }
 
     /// Whether a record's mac is right, in constant time.
     pub fn vouches_for_record(&self, key: &str, payload: &[u8], expected: &Digest) -> bool {
-        equal(self.record_mac_state(key, payload), expected)
+        wiped::<{ stack::CEREMONY }, _>(|| equal(self.record_mac_state(key, payload), expected))
     }
 
     fn record_mac_state(&self, key: &str, payload: &[u8]) -> Option<Hmac<Sha256>> {

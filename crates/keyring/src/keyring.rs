@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     RandomError, Validated,
     cipher::{DataKey, DataKeyBits, OpenError, Plaintext, SealError},
+    stack::{self, wiped},
 };
 
 /// Validated key versions and their data keys: immutable, swapped whole. It can't be made from anything but
@@ -51,10 +52,10 @@ impl Keyring {
         let versions: BTreeMap<_, _> = versions
             .into_iter()
             .map(|validated| {
-                let data_keys = keys
-                    .iter()
-                    .map(|name| (name.clone(), DataKey::new(validated.prk(), validated.version(), name)))
-                    .collect();
+                let data_keys = wiped::<{ stack::CEREMONY }, _>(|| {
+                    let derive = |name: &KeyName| DataKey::new(validated.prk(), validated.version(), name);
+                    keys.iter().map(|name| (name.clone(), derive(name))).collect()
+                });
                 (validated.version(), Loaded { validated, data_keys })
             })
             .collect();
@@ -89,24 +90,25 @@ impl Keyring {
 
     /// `seal[primary, key](plaintext)`, body `0x01`.
     pub fn encrypt(&self, key: &KeyName, plaintext: &[u8], associated_data: &[u8]) -> Result<Value, SealError> {
-        self.sealing(key)?.seal_direct(plaintext, associated_data)
+        wiped::<{ stack::VALUE }, _>(|| self.sealing(key)?.seal_direct(plaintext, associated_data))
     }
 
     /// Opens a value of body `0x01` or `0x02`.
     pub fn decrypt(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Plaintext, OpenError> {
-        self.opening(key, value.version())?.open(value, associated_data)
+        wiped::<{ stack::VALUE }, _>(|| self.opening(key, value.version())?.open(value, associated_data))
     }
 
     /// Makes a data key for a client: wrapped (body `0x03`), and itself.
     pub fn wrap_data_key(&self, key: &KeyName, bits: DataKeyBits) -> Result<(Value, Plaintext), SealError> {
         let mut data_key = Zeroizing::new(vec![0; bits.bytes()]);
         crate::random(&mut data_key).map_err(|error: RandomError| SealError::Random(error))?;
-        Ok((self.sealing(key)?.wrap(&data_key)?, data_key))
+        let wrapped = wiped::<{ stack::VALUE }, _>(|| self.sealing(key)?.wrap(&data_key))?;
+        Ok((wrapped, data_key))
     }
 
     /// Opens a wrapped data key, body `0x03`.
     pub fn unwrap_data_key(&self, key: &KeyName, value: &Value) -> Result<Plaintext, OpenError> {
-        self.opening(key, value.version())?.unwrap(value)
+        wiped::<{ stack::VALUE }, _>(|| self.opening(key, value.version())?.unwrap(value))
     }
 
     /// Opens a value of any body and drops what was in it.
@@ -119,23 +121,22 @@ impl Keyring {
     pub fn rekey(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Value, RekeyError> {
         let plaintext = self.open_any(key, value, associated_data)?;
         let sealing = self.sealing(key)?;
-        let rekeyed = match value.kind() {
+        let rekeyed = wiped::<{ stack::VALUE }, _>(|| match value.kind() {
             BodyKind::Direct => sealing.seal_direct(&plaintext, associated_data),
             BodyKind::Envelope => sealing.seal_envelope(&plaintext, associated_data),
             BodyKind::DataKey => sealing.wrap(&plaintext),
-        }?;
+        })?;
         let reopened = self.open_any(key, &rekeyed, associated_data).map_err(|_| RekeyError::SelfCheck)?;
         if bool::from(reopened.ct_eq(&plaintext)) { Ok(rekeyed) } else { Err(RekeyError::SelfCheck) }
     }
 
     /// A canary: a value of known text under one version, whatever encrypts now.
     pub fn seal_canary(&self, version: KeyVersion, key: &KeyName, text: &[u8]) -> Result<Value, SealError> {
-        self.data_key(key, version)
-            .map_err(|error| match error {
-                OpenError::UnknownKey(key) => SealError::UnknownKey(key),
-                _ => SealError::NoPrimary,
-            })?
-            .seal_direct(text, b"")
+        let data_key = self.data_key(key, version).map_err(|error| match error {
+            OpenError::UnknownKey(key) => SealError::UnknownKey(key),
+            _ => SealError::NoPrimary,
+        })?;
+        wiped::<{ stack::VALUE }, _>(|| data_key.seal_direct(text, b""))
     }
 
     fn open_any(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Plaintext, OpenError> {

@@ -7,7 +7,8 @@
 //! [`keyring`]. A key's way out into the world, once: [`stage`] makes a root key, its shares and its public
 //! record.
 //!
-//! Keys are boxed, zeroize when dropped, do not print, can't be copied and can't be serialized.
+//! Keys are boxed, zeroize when dropped, do not print, can't be copied and can't be serialized. What working with them
+//! leaves on the [`stack`] is wiped by every public operation.
 
 pub mod cipher;
 pub mod derive;
@@ -16,6 +17,7 @@ pub mod keyring;
 pub mod recover;
 pub mod shamir;
 pub mod sign;
+pub mod stack;
 pub mod stage;
 
 pub use cipher::{DataKeyBits, OpenError, SealError};

@@ -2,7 +2,11 @@
 
 use keymoot_types::{KeyName, KeyVersion, Value, value::BodyKind};
 
-use crate::{Rebuilt, Validated, cipher::DataKey};
+use crate::{
+    Rebuilt, Validated,
+    cipher::DataKey,
+    stack::{self, wiped},
+};
 
 /// Why a witness did not prove a rebuilt key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,15 +43,17 @@ impl Rebuilt {
         if witness.version() != version {
             return Err(WitnessError::OtherVersion { rebuilt: version, witness: witness.version() });
         }
-        let prk = self.root.extract(self.keyring_id);
-        let data_key = DataKey::new(&prk, version, key);
-        let opened = match witness.kind() {
-            BodyKind::Direct | BodyKind::Envelope => data_key.open(witness, associated_data),
-            BodyKind::DataKey => data_key.unwrap(witness),
-        };
-        match opened {
-            Ok(_) => Ok(Validated::made(version, prk)),
-            Err(_) => Err(WitnessError::Authentication(version)),
-        }
+        wiped::<{ stack::CEREMONY }, _>(|| {
+            let prk = self.root.extract(self.keyring_id);
+            let data_key = DataKey::new(&prk, version, key);
+            let opened = match witness.kind() {
+                BodyKind::Direct | BodyKind::Envelope => data_key.open(witness, associated_data),
+                BodyKind::DataKey => data_key.unwrap(witness),
+            };
+            match opened {
+                Ok(_) => Ok(Validated::made(version, prk)),
+                Err(_) => Err(WitnessError::Authentication(version)),
+            }
+        })
     }
 }

@@ -9,7 +9,11 @@ use keymoot_types::{KeyVersion, KeyringId, Share, share::KEY_BYTES};
 use rand_core::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
 
-use crate::{RandomError, derive::RootKey};
+use crate::{
+    RandomError,
+    derive::RootKey,
+    stack::{self, wiped},
+};
 
 /// Why a root key was not split or rebuilt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,15 +55,17 @@ pub fn split(
     // source is an error here and not a panic there.
     let draws = usize::from(threshold - 1) * KEY_BYTES * 4;
     let mut rng = Drawn::new(draws)?;
-    let shares = sharks::Sharks(threshold)
-        .dealer_rng(root.as_bytes(), &mut rng)
-        .take(usize::from(count))
-        .filter_map(|share| {
-            let bytes = Zeroizing::new(Vec::from(&share));
-            let (x, y) = bytes.split_first()?;
-            Some(Share::new(keyring_id, version, NonZeroU8::new(*x)?, Box::new(y.try_into().ok()?)))
-        })
-        .collect::<Vec<_>>();
+    let shares: Vec<Share> = wiped::<{ stack::CEREMONY }, _>(|| {
+        sharks::Sharks(threshold)
+            .dealer_rng(root.as_bytes(), &mut rng)
+            .take(usize::from(count))
+            .filter_map(|share| {
+                let bytes = Zeroizing::new(Vec::from(&share));
+                let (x, y) = bytes.split_first()?;
+                Some(Share::new(keyring_id, version, NonZeroU8::new(*x)?, Box::new(y.try_into().ok()?)))
+            })
+            .collect()
+    });
     if rng.exhausted || shares.len() != usize::from(count) {
         return Err(RandomError.into());
     }
@@ -89,19 +95,24 @@ pub fn rebuild(threshold: u8, shares: &[&Share]) -> Result<Rebuilt, ShamirError>
     if shares.iter().any(|s| (s.keyring_id(), s.version()) != (first.keyring_id(), first.version())) {
         return Err(ShamirError::Mixed);
     }
-    let points: Vec<sharks::Share> = used
+    let root = wiped::<{ stack::CEREMONY }, _>(|| interpolate(threshold, used)).ok_or(too_few)?;
+    Ok(Rebuilt { root, keyring_id: first.keyring_id(), version: first.version() })
+}
+
+fn interpolate(threshold: u8, shares: &[&Share]) -> Option<RootKey> {
+    let points: Vec<sharks::Share> = shares
         .iter()
         .filter_map(|share| {
             let point = Zeroizing::new([&[share.x().get()], share.y().as_slice()].concat());
             sharks::Share::try_from(point.as_slice()).ok()
         })
         .collect();
-    let secret = sharks::Sharks(threshold).recover(&points).map(Zeroizing::new).map_err(|_| too_few)?;
+    let secret = sharks::Sharks(threshold).recover(&points).map(Zeroizing::new).ok()?;
     let mut root = Box::new([0; KEY_BYTES]);
     for (to, from) in root.iter_mut().zip(secret.iter()) {
         *to = *from;
     }
-    Ok(Rebuilt { root: RootKey::from_bytes(root), keyring_id: first.keyring_id(), version: first.version() })
+    Some(RootKey::from_bytes(root))
 }
 
 /// Randomness drawn from the kernel beforehand.

@@ -2,7 +2,11 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-use crate::{Validated, derive::Prk};
+use crate::{
+    Validated,
+    derive::Prk,
+    stack::{self, wiped},
+};
 
 const SIGNED: &[u8] = b"keymoot/v1/signed";
 
@@ -13,12 +17,13 @@ pub(crate) fn signing_key(prk: &Prk) -> SigningKey {
 impl Validated {
     /// The public key that verifies this version's signatures.
     pub fn public_key(&self) -> [u8; 32] {
-        signing_key(self.prk()).verifying_key().to_bytes()
+        wiped::<{ stack::CEREMONY }, _>(|| signing_key(self.prk()).verifying_key().to_bytes())
     }
 
     /// Signs canonical JSON (RFC 8785).
     pub fn sign(&self, canonical: &[u8]) -> [u8; 64] {
-        signing_key(self.prk()).sign(&[SIGNED, canonical].concat()).to_bytes()
+        let message = [SIGNED, canonical].concat();
+        wiped::<{ stack::CEREMONY }, _>(|| signing_key(self.prk()).sign(&message).to_bytes())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     derive::RootKey,
     key_check::{key_check, share_digest},
     shamir::{self, ShamirError},
+    stack::{self, wiped},
 };
 
 /// A new version, with its shares still here. The root key itself is gone already.
@@ -45,7 +46,7 @@ pub fn stage(
     let root = RootKey::generate()?;
     let count = u8::try_from(holders.len()).map_err(|_| ShamirError::Threshold(threshold))?;
     let shares = shamir::split(&root, keyring_id, version, threshold, count)?;
-    let prk = root.extract(keyring_id);
+    let prk = wiped::<{ stack::CEREMONY }, _>(|| root.extract(keyring_id));
     drop(root);
     let holders = holders
         .iter()
@@ -59,8 +60,10 @@ pub fn stage(
         .collect();
     let mut share_set =
         ShareSet { set: 1, threshold, key_check: Digest::new([0; 32]), holders, replaced: vec![], pending: None };
-    share_set.key_check = key_check(&prk, version, &share_set);
-    let validated = Arc::new(Validated::made(version, prk));
+    let (key_check, validated) = wiped::<{ stack::CEREMONY }, _>(|| {
+        (key_check(&prk, version, &share_set), Arc::new(Validated::made(version, prk)))
+    });
+    share_set.key_check = key_check;
     Ok(Staged {
         key_id: validated.key_id(),
         public_key: Digest::new(validated.public_key()),

@@ -1,5 +1,5 @@
 //! The coefficients of the polynomials: uniform over all 256 values, zero included, and none without randomness.
-//! RELIABILITY.md, row 6. A dealer that never draws zero leaks the key (RUSTSEC-2024-0398).
+//! Faults 6 of `docs/track-record.md`. A dealer that never draws zero leaks the key (RUSTSEC-2024-0398).
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Encrypting and re-encrypting: fresh nonces, sizes, and what a rekey keeps. RELIABILITY.md, row 23.
+//! Encrypting and re-encrypting: fresh nonces, sizes, and what a rekey keeps. Faults 23 of `docs/track-record.md`.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The key check under attack. RELIABILITY.md, rows 14, 15 and 17.
+//! The key check under attack. Faults 14, 15 and 17 of `docs/track-record.md`.
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The primitives in use against vectors that others made: Wycheproof for AES-256-GCM, HKDF and HMAC with SHA-256
-//! and Ed25519, C2SP's for XAES-256-GCM. RELIABILITY.md, row 23.
+//! and Ed25519, C2SP's for XAES-256-GCM. Faults 23 of `docs/track-record.md`.
 
 use aes_gcm::{Aes256Gcm, aead::AeadInOut};
 use ed25519_dalek::{Signature, VerifyingKey};

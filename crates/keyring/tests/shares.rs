@@ -1,4 +1,4 @@
-//! Shares under attack: damaged, mixed, repeated, too few. RELIABILITY.md, rows 1 and 3 to 5.
+//! Shares under attack: damaged, mixed, repeated, too few. Faults 1 and 3 to 5 of `docs/track-record.md`.
 
 mod common;
 

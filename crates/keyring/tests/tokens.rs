@@ -1,4 +1,4 @@
-//! Encrypted values under attack. RELIABILITY.md, rows 19, 20 and 22.
+//! Encrypted values under attack. Faults 19, 20 and 22 of `docs/track-record.md`.
 
 mod common;
 

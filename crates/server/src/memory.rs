@@ -12,6 +12,12 @@
 //!
 //! The house allows this module to be unsafe; `rustix` makes it needless.
 
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use rustix::{
     io::{self, Errno},
     mm::{MlockAllFlags, mlockall},
@@ -82,6 +88,29 @@ fn lock() -> Result<(), NotLocked> {
         Some(bytes) if [Errno::PERM, Errno::NOMEM].contains(&error) => NotLocked::Limit(bytes),
         _ => NotLocked::Kernel(error),
     })
+}
+
+/// How deep a request's handler goes down the stack.
+const REQUEST_STACK_BYTES: usize = 128 * 1024;
+
+/// Answers a request with shares in it, and wipes whatever it left on the stack of each thread that worked on it: the
+/// parsers of JSON and of shares know nothing of secrets.
+pub(crate) struct WipingStack<F>(Pin<Box<F>>);
+
+impl<F: Future> WipingStack<F> {
+    pub(crate) fn new(answering: F) -> Self {
+        Self(Box::pin(answering))
+    }
+}
+
+impl<F: Future> Future for WipingStack<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = self.0.as_mut().poll(context);
+        keymoot_keyring::stack::wipe::<REQUEST_STACK_BYTES>();
+        polled
+    }
 }
 
 fn set_soft_limit(limit: Rlimit, current: Option<u64>) -> io::Result<()> {

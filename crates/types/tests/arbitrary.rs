@@ -1,4 +1,4 @@
-//! Arbitrary bytes for every parser, and the one spelling that each value has. RELIABILITY.md, rows 16 and 20 to 22.
+//! Arbitrary bytes for every parser, and the one spelling that each value has. Faults 16 and 20 to 22 of `docs/track-record.md`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! The text of a share under attack: every typing error is refused before anything is combined.
-//! RELIABILITY.md, rows 1 and 2.
+//! Faults 1 and 2 of `docs/track-record.md`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::OnceLock;

@@ -190,7 +190,7 @@ pub(crate) fn data_key_of(root: &[u8; 32], keyring_id: KeyringId, key: &KeyName)
     expand(root, keyring_id, &format!("keymoot/v1/data-key/{key}"))
 }
 
-/// The key check as `FORMAT.md` has it, over the record of this set.
+/// The key check as `docs/formats.md` has it, over the record of this set.
 pub(crate) fn key_check_of(root: &[u8; 32], keyring_id: KeyringId, version: KeyVersion, set: &ShareSet) -> Digest {
     let check_key: [u8; 32] = expand(root, keyring_id, "keymoot/v1/key-check");
     let mut mac = Hmac::<Sha256>::new_from_slice(&check_key).unwrap();

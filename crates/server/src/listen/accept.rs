@@ -13,19 +13,21 @@ use std::{
 };
 
 use axum::Router;
-use http::Request;
+use http::{HeaderValue, Request, Version, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use keymoot_api::routes;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{net::TcpStream, sync::{Notify, Semaphore}, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
 use super::{Bound, Limits, TlsHandle};
+use crate::memory::WipingStack;
 
 /// When the process is out of file descriptors, some come back in this time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -147,13 +149,25 @@ impl Connection {
         let peer = self.limits.peer.then_some(Peer(peer));
         let router = &self.router;
         let asked = AtomicBool::new(false);
+        let had_shares = Arc::new(Notify::new());
         let service = service_fn(|mut request: Request<Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
             asked.store(true, Ordering::Relaxed);
+            let request_version = request.version();
             let mut router = router.clone();
-            async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+            let had_shares = carries_shares(request.uri().path()).then(|| had_shares.clone());
+            async move {
+                let answering = async { router.call(request).await.unwrap_or_else(|never| match never {}) };
+                let Some(had_shares) = had_shares else { return Ok::<_, Infallible>(answering.await) };
+                let mut response = WipingStack::new(answering).await;
+                if request_version < Version::HTTP_2 {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                had_shares.notify_one();
+                Ok(response)
+            }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         // hyper's own timeout begins only once it knows which version of HTTP is spoken.
@@ -167,12 +181,23 @@ impl Connection {
         tokio::select! {
             ended = connection.as_mut() => drop(ended),
             () = silent => {}
+            // The buffers of a connection live as long as it does, and with them what was read and written.
+            () = had_shares.notified() => {
+                connection.as_mut().graceful_shutdown();
+                drop(timeout(self.limits.drain_timeout, connection).await);
+            }
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 drop(timeout(self.limits.drain_timeout, connection).await);
             }
         }
     }
+}
+
+/// Whether shares stand in the request or its answer.
+fn carries_shares(path: &str) -> bool {
+    path == routes::INIT.path
+        || ["/unlock/parts", "/prove/parts", "/consent", "/packages"].iter().any(|end| path.ends_with(end))
 }
 
 /// Counts a connection for as long as it lives, whatever ends it.
