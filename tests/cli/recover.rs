@@ -1,6 +1,16 @@
 //! `keymoot recover`, offline, against shares and values that an independent implementation made.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails loudly"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
 
 use std::{
     fs,
@@ -104,7 +114,9 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn enough_shares_and_one_value_decrypt_every_value_of_the_version() {
     let world = World::new();
-    for (number, places, threshold) in [(1, &[7, 2, 5, 3][..], 4), (1, &[1, 2, 3, 4, 5, 6, 7], 4), (9, &[24, 11], 2)] {
+    for (number, places, threshold) in
+        [(1, &[7, 2, 5, 3][..], 4), (1, &[1, 2, 3, 4, 5, 6, 7], 4), (9, &[24, 11], 2)]
+    {
         let (witness, _, bound) = world.value(number, "auth-token");
         let mut lines = String::new();
         let mut expected = Vec::new();
@@ -123,7 +135,9 @@ fn enough_shares_and_one_value_decrypt_every_value_of_the_version() {
         let found = stdout(&output, 0);
         assert_eq!(found.lines().collect::<Vec<_>>(), expected);
         let said = stderr(&output);
-        assert!(said.contains(&format!("v{number} (key id {})", world.version(number)["key_id"].as_str().unwrap())));
+        assert!(
+            said.contains(&format!("v{number} (key id {})", world.version(number)["key_id"].as_str().unwrap()))
+        );
         assert!(said.contains(&format!("{threshold} shares are enough")), "{said}");
     }
 }
@@ -141,7 +155,8 @@ fn too_few_shares_or_a_wrong_witness_are_undetermined_and_nothing_is_printed() {
         (&four, &witness, "auth-token", "customers/0"),
         (&four, &of_nine, "auth-token", &bound),
     ] {
-        let output = recover(parts, &["--witness", witness, "--key", key, "--associated-data", bound], &witness.clone());
+        let output =
+            recover(parts, &["--witness", witness, "--key", key, "--associated-data", bound], &witness.clone());
         assert_eq!(stdout(&output, 3), "");
         assert!(stderr(&output).contains("error: "), "{output:?}");
     }
@@ -165,7 +180,10 @@ fn a_wrong_share_among_right_ones_is_named_and_spoils_nothing() {
     let output = recover(&parts, &arguments, &witness);
     assert_eq!(stdout(&output, 0), format!("{}\n", STANDARD.encode(&plaintext)));
     let said = stderr(&output);
-    assert!(said.contains("right are those with x 3, 8, 15; of another key or share set, or altered: x 1"), "{said}");
+    assert!(
+        said.contains("right are those with x 3, 8, 15; of another key or share set, or altered: x 1"),
+        "{said}"
+    );
 
     // A damaged one is refused by its checksum, named by its part, never repeated, and the rest goes on.
     let mut text = world.share(9, 20).to_owned();
@@ -244,4 +262,53 @@ fn wrong_usage_ends_with_two() {
         assert_eq!(stdout(&recover(&parts, arguments, ""), 2), "");
     }
     assert_eq!(stdout(&recover(&["-".into()], &["--witness", &witness, "--key", "auth-token"], ""), 2), "");
+}
+
+/// The daemon is gone; its last good manifest, two holders' files and the values are left.
+#[test]
+fn a_manifest_is_a_witness_and_names_the_holders_and_a_share_of_nobody() {
+    let mut daemon = harness::World::new("");
+    daemon.start();
+    daemon.init(5, 9);
+    daemon.unlock(&[(9, 2)]).expect(200);
+    daemon.unlock(&[(9, 4)]).expect(200);
+    let value = daemon.encrypt(b"4111 1111");
+    let ten = daemon.rotate(9);
+    let newer = daemon.encrypt(b"4222 2222");
+    daemon.kill();
+
+    let world = World::new();
+    let part = |version: u32, holder: usize| {
+        let line = format!("prod-keyPart-v{version}: {}\n", daemon.share(version, holder));
+        world.file(&format!("{version}-{holder}.parts"), line)
+    };
+    let manifest = daemon.data_dir().join("manifest.json").to_str().unwrap().to_owned();
+    let parts = [part(9, 5), part(9, 1), part(ten, 3), part(ten, 2)];
+    let arguments = ["--witness", &manifest, "--key", harness::KEY];
+    let output = recover(&parts, &arguments, &format!("{newer}\n{value}\n"));
+    let expected = [&b"4222 2222"[..], b"4111 1111"].map(|text| format!("{}\n", STANDARD.encode(text))).concat();
+    assert_eq!(stdout(&output, 0), expected);
+    assert!(!stderr(&output).contains("mac"), "{output:?}");
+    let output = recover(&parts, &["--witness", &manifest, "--prove", "--output", "json"], "");
+    let json: Json = serde_json::from_str(&stdout(&output, 0)).unwrap();
+    let versions = json["versions"].as_array().unwrap();
+    assert_eq!((&versions[0]["version"], &versions[1]["version"]), (&9.into(), &ten.into()));
+    assert_eq!(versions[0]["holders"], serde_json::json!(["h5", "h1"]));
+
+    // One share too few, and one that nobody was given.
+    let output = recover(&parts[..3], &arguments, &format!("{newer}\n{value}\n"));
+    assert!(stdout(&output, 3).starts_with("! v10 was not rebuilt"), "{output:?}");
+    assert!(
+        stderr(&output).contains("v10 needs 2 shares of its present share set, and 1 were given"),
+        "{output:?}"
+    );
+    let of_another_keyring = world.parts(9, &[1, 2]);
+    assert_eq!(stdout(&recover(&of_another_keyring, &arguments, &value), 3), "");
+
+    // A manifest that was altered still proves the keys by their key checks, and is called altered.
+    let text = fs::read_to_string(&manifest).unwrap();
+    let altered = world.file("altered.json", text.replace("\"local\"", "\"other\""));
+    let output = recover(&parts, &["--witness", &altered, "--prove"], "");
+    stdout(&output, 0);
+    assert!(stderr(&output).contains("carries no right mac of v9"), "{output:?}");
 }

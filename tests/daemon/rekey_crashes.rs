@@ -78,7 +78,7 @@ impl Application {
             while !stop_in.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let dice = random >> 33;
-                let lags = dice % 8 == 0 && lagging_in.load(Ordering::Relaxed);
+                let lags = dice.is_multiple_of(8) && lagging_in.load(Ordering::Relaxed);
                 let (plaintext, value) = if lags { old.next() } else { new.next() }.unwrap();
                 let ids: Vec<i64> = known.keys().copied().collect();
                 let id = ids[usize::try_from(dice).unwrap() / 16 % ids.len()];

@@ -25,7 +25,7 @@ fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
         for text in [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)] {
             // The characters that depend on the secret alone.
             let begin = if before == 0 { 0 } else { before + 1 };
-            let end = text.len() - usize::from(padded.len() % 3 != 0);
+            let end = text.len() - usize::from(!padded.len().is_multiple_of(3));
             all.push(text[begin..end].into());
         }
     }
@@ -48,9 +48,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window[0] == needle[0] && window == needle)
 }
 
+/// A piece of a secret is a hit as the whole is: 16 bytes of 32 are half a key.
+const PIECE: usize = 16;
+
 fn hits(bytes: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
-    let found =
-        secrets.iter().filter(|(_, secret)| spellings(secret).iter().any(|needle| contains(bytes, needle)));
+    let found = secrets.iter().filter(|(_, secret)| {
+        let mut pieces = secret.chunks_exact(PIECE).flat_map(spellings);
+        pieces.any(|needle| contains(bytes, &needle))
+    });
     found.map(|(name, _)| name.clone()).collect()
 }
 

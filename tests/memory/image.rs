@@ -38,7 +38,8 @@ impl Image {
         // ELF64: program headers begin at e_phoff, e_phnum of them, 56 bytes each; PT_LOAD is 1.
         let (headers, count) = (number(32, 8), number(56, 2));
         let address = (0..count).map(|index| headers + 56 * index).find_map(|at| {
-            let (kind, offset, address, size) = (number(at, 4), number(at + 8, 8), number(at + 16, 8), number(at + 32, 8));
+            let (kind, offset, address, size) =
+                (number(at, 4), number(at + 8, 8), number(at + 16, 8), number(at + 32, 8));
             (kind == 1 && (offset..offset + size).contains(&place)).then(|| address + place - offset)
         });
         let Some(address) = address else { return "no mapping".into() };

@@ -1,6 +1,13 @@
 //! What is in the memory of a running daemon, as root sees it: everything while it is unlocked, nothing once sealed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails loudly"
+)]
 
 #[path = "../harness/mod.rs"]
 mod harness;

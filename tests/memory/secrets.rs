@@ -1,6 +1,6 @@
 //! Everything of a version that must not be found, worked out from the formats and not with the daemon's own code.
 
-use base64::{Engine as _, engine::general_purpose};
+use base64::engine::general_purpose;
 use bech32::{Bech32m, Hrp};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use keymoot_types::Share;
@@ -91,7 +91,11 @@ impl Secrets {
 
     /// The forms that an environment variable can hold.
     pub(crate) fn in_text(&self) -> Vec<&str> {
-        self.needles.iter().filter_map(|needle| str::from_utf8(&needle.bytes).ok()).filter(|text| text.is_ascii() && !text.contains('\0')).collect()
+        self.needles
+            .iter()
+            .filter_map(|needle| str::from_utf8(&needle.bytes).ok())
+            .filter(|text| text.is_ascii() && !text.contains('\0'))
+            .collect()
     }
 
     /// How many there are.
@@ -109,7 +113,13 @@ impl Secrets {
                 let at = at?;
                 let around = &image.bytes[at.saturating_sub(64)..(at + 128).min(image.bytes.len())];
                 let around = String::from_utf8_lossy(around).escape_debug().to_string();
-                Some(Found { kind: needle.kind, holder: needle.holder, form: needle.form, mapping: image.mapping_of(at), around })
+                Some(Found {
+                    kind: needle.kind,
+                    holder: needle.holder,
+                    form: needle.form,
+                    mapping: image.mapping_of(at),
+                    around,
+                })
             })
             .collect()
     }

@@ -129,7 +129,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
     }
     let mut recovered = Recovered { versions, values: vec![] };
     if let (Some(key), false) = (&args.key, args.prove) {
-        let keyring = Keyring::new(found.into_iter().map(|found| Arc::new(found.validated)), None, &[key.clone()]);
+        let keyring = Keyring::new(
+            found.into_iter().map(|found| Arc::new(found.validated)),
+            None,
+            std::slice::from_ref(key),
+        );
         let text = files::read(&args.values, FILE_BYTES_MAX)?;
         if args.raw {
             let plaintext = open_single(&keyring, key, &text, associated_data)?;
@@ -143,9 +147,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
         }
         for line in lines(&text) {
             let line = match open(&keyring, key, line, associated_data) {
-                Ok(plaintext) => {
-                    Line { plaintext: Some(Zeroizing::new(STANDARD.encode(&*plaintext))), error: None, exit: Exit::Done }
-                }
+                Ok(plaintext) => Line {
+                    plaintext: Some(Zeroizing::new(STANDARD.encode(&*plaintext))),
+                    error: None,
+                    exit: Exit::Done,
+                },
                 Err(line) => line,
             };
             exit = worse(exit, line.exit);
@@ -163,7 +169,9 @@ fn check_usage(context: &Context, args: &Args) -> anyhow::Result<()> {
         + usize::from(reads_values && args.values == stdin)
         + args.witnesses.iter().filter(|witness| *witness == "-").count();
     if from_stdin > 1 {
-        return Err(wrong_usage("only one of parts, witness and values can come from stdin; use --values FILE or --prove"));
+        return Err(wrong_usage(
+            "only one of parts, witness and values can come from stdin; use --values FILE or --prove",
+        ));
     }
     if args.raw && (!reads_values || context.out.is_json()) {
         return Err(wrong_usage("--raw prints a single plaintext: it needs --key, and no --output json"));
@@ -219,14 +227,18 @@ fn prove(args: &Args, groups: &Groups, associated_data: &[u8]) -> anyhow::Result
                 for found in results.iter().flatten() {
                     if !found.validated.vouches_for(&document) {
                         let version = found.validated.version();
-                        note(format!("warning: the manifest carries no right mac of v{version}: it may have been altered"));
+                        note(format!(
+                            "warning: the manifest carries no right mac of v{version}: it may have been altered"
+                        ));
                     }
                 }
                 results
             }
             Evidence::Value(value) => {
                 let Some(key) = args.witness_key.as_ref().or(args.key.as_ref()) else {
-                    return Err(wrong_usage("a value as witness needs the name of its key: --key or --witness-key"));
+                    return Err(wrong_usage(
+                        "a value as witness needs the name of its key: --key or --witness-key",
+                    ));
                 };
                 let own = args.witness_associated_data.as_deref().map(str::as_bytes);
                 let witness = Witness { key, value: &value, associated_data: own.unwrap_or(associated_data) };

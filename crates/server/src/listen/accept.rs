@@ -21,7 +21,11 @@ use hyper_util::{
 };
 use keymoot_api::routes;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::{net::TcpStream, sync::{Notify, Semaphore}, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;

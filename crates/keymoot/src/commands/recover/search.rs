@@ -175,8 +175,11 @@ fn by_set(record: &VersionRecord, set: &ShareSet, shares: &[Share]) -> Result<Fo
     };
     let (right, wrong): (Vec<&Share>, Vec<&Share>) = shares.iter().partition(|share| holder_of(share).is_some());
     let version = record.version;
-    let rebuilt = shamir::rebuild(set.threshold, &right)
-        .map_err(|_| NotFound::TooFew { version, needed: set.threshold, given: right.len() })?;
+    let rebuilt = shamir::rebuild(set.threshold, &right).map_err(|_| NotFound::TooFew {
+        version,
+        needed: set.threshold,
+        given: right.len(),
+    })?;
     let validated = rebuilt.validate(record.key_id, set).map_err(|_| NotFound::Record(version))?;
     Ok(Found {
         validated,
