@@ -12,7 +12,7 @@ fn initialised() -> World {
 }
 
 #[test]
-fn fault_11_a_share_given_before_a_kill_is_remembered_nowhere() {
+fn a_share_given_before_a_kill_does_not_count_after_it() {
     let mut world = initialised();
     assert_eq!(world.unlock(&[(9, 1)]).expect(200)["state"], "unlocking");
     world.kill();

@@ -60,7 +60,7 @@ fn hits(bytes: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
 }
 
 #[test]
-fn fault_57_no_key_share_token_or_plaintext_stands_in_any_file_or_log() {
+fn no_key_share_token_or_plaintext_stands_in_any_file_or_log() {
     let mut world = World::new(SOURCE);
     let chatty = |world: &World| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keymoot"));

@@ -73,7 +73,7 @@ fn a_source_that_is_declared_wrongly_fails_with_its_reason_and_the_others_are_do
 }
 
 #[test]
-fn fault_37_a_locked_database_is_waited_for_and_what_changed_meanwhile_stands() {
+fn a_locked_database_is_waited_for_and_what_changed_meanwhile_stands() {
     let (world, table) = rotated(SOURCE, 400);
     let newer = world.encrypt(b"the application's");
     // The application is in the middle of a write: the worker reads the old rows and can't write.

@@ -314,7 +314,7 @@ fn a_store_that_can_not_be_opened_is_away_until_it_can() {
 }
 
 #[test]
-fn fault_25_a_full_disk_under_the_store_stops_ceremonies_and_nothing_else() {
+fn a_full_disk_under_the_store_stops_ceremonies_and_nothing_else() {
     // A small disk of the daemon's own, in its own mount namespace: it needs no cleaning up.
     let mut world = World::new("[metadata]\nurl = \"sqlite://{dir}/disk/meta.db\"\n");
     let disk = world.path("disk");

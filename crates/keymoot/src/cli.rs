@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man, recover, rekey,
-        retire, rotate, seal, server, status, token, unlock, versions,
+        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man,
+        recover, rekey, retire, rotate, seal, server, status, token, unlock, versions,
     },
     exit::Exit,
     output::{Format, Output},

@@ -169,7 +169,8 @@ fn a_rekey_of_what_does_not_open_says_why_and_makes_nothing() {
     assert_eq!(refused, Err(RekeyError::Open(OpenError::UnknownKey(unknown))));
     let without_primary = keyring(None).rekey(&key, &value, &associated_data);
     assert_eq!(without_primary, Err(RekeyError::Seal(SealError::NoPrimary)));
-    let only_ten = Keyring::new([Arc::new(version_of(10).validated())], Some(number(10)), &[key.clone()]);
+    let only_ten =
+        Keyring::new([Arc::new(version_of(10).validated())], Some(number(10)), std::slice::from_ref(&key));
     let not_loaded = only_ten.rekey(&key, &value, &associated_data);
     assert_eq!(not_loaded, Err(RekeyError::Open(OpenError::NotLoaded(value.version()))));
 }

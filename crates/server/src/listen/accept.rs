@@ -13,7 +13,7 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderValue, Request, Version, header::CONNECTION};
+use http::{HeaderValue, Request, StatusCode, Version, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -44,6 +44,9 @@ const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// Streams reset by the client before they were taken up (CVE-2023-44487), and by us for its errors.
 const RESETS_MAX: usize = 20;
+/// Refusals behind whose back the rest of the body is still read: closing would cut the answer off.
+const READ_AWAY: [StatusCode; 3] =
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::PAYLOAD_TOO_LARGE];
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -166,6 +169,9 @@ impl Connection {
                 let answering = async { router.call(request).await.unwrap_or_else(|never| match never {}) };
                 let Some(had_shares) = had_shares else { return Ok::<_, Infallible>(answering.await) };
                 let mut response = WipingStack::new(answering).await;
+                if READ_AWAY.contains(&response.status()) {
+                    return Ok(response);
+                }
                 if request_version < Version::HTTP_2 {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }

@@ -75,9 +75,8 @@ impl Progress {
     pub(crate) fn new(total: u64, what: &'static str) -> Self {
         let bar = on_terminal().then(|| {
             let bar = ProgressBar::new(total);
-            let style = ProgressStyle::with_template(
-                "          {bar:36} {human_pos} of {human_len} {msg}, {eta} left",
-            );
+            let style =
+                ProgressStyle::with_template("          {bar:36} {human_pos} of {human_len} {msg}, {eta} left");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_message(what);
             bar
