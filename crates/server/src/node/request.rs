@@ -72,6 +72,11 @@ impl Node {
         let mut core = self.core.lock().await;
         core.primary()?;
         Self::gates_open(&core)?;
+        // Holders are not to be asked for what can't be recorded now.
+        self.look_ahead(&mut core).await;
+        if let Some(why) = &core.store_away {
+            return Err(Problem::new(ErrorCode::StoreUnavailable, format!("nothing was asked for: {why}")));
+        }
         let now = self.now();
         if let Some(open) = core.request.as_ref().filter(|open| open.state(now) == "open") {
             let detail = format!("request {} is open; it must be done, cancelled or expired first", open.id);
