@@ -95,7 +95,7 @@ impl Keyring {
 
     /// Opens a value of body `0x01` or `0x02`.
     pub fn decrypt(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Plaintext, OpenError> {
-        wiped::<{ stack::VALUE }, _>(|| self.opening(key, value.version())?.open(value, associated_data))
+        wiped::<{ stack::VALUE }, _>(|| self.data_key(key, value.version())?.open(value, associated_data))
     }
 
     /// Makes a data key for a client: wrapped (body `0x03`), and itself.
@@ -108,7 +108,7 @@ impl Keyring {
 
     /// Opens a wrapped data key, body `0x03`.
     pub fn unwrap_data_key(&self, key: &KeyName, value: &Value) -> Result<Plaintext, OpenError> {
-        wiped::<{ stack::VALUE }, _>(|| self.opening(key, value.version())?.unwrap(value))
+        wiped::<{ stack::VALUE }, _>(|| self.data_key(key, value.version())?.unwrap(value))
     }
 
     /// Opens a value of any body and drops what was in it.
@@ -149,10 +149,6 @@ impl Keyring {
     fn sealing(&self, key: &KeyName) -> Result<&DataKey, SealError> {
         let primary = self.primary.ok_or(SealError::NoPrimary)?;
         self.data_key(key, primary).map_err(|_| SealError::UnknownKey(key.clone()))
-    }
-
-    fn opening(&self, key: &KeyName, version: KeyVersion) -> Result<&DataKey, OpenError> {
-        self.data_key(key, version)
     }
 
     fn data_key(&self, key: &KeyName, version: KeyVersion) -> Result<&DataKey, OpenError> {
