@@ -1,88 +1,22 @@
-//! The control listener: one row of [`routes`] a handler; who may call, the longest body and the longest answer
-//! come from the table in `api`, so that none can be forgotten.
+//! The control listener: one row of [`routes`] a handler.
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use axum::{
-    Router,
-    extract::{MatchedPath, Request},
-    response::{IntoResponse as _, Response},
-    routing::{MethodFilter, on},
-};
+use axum::{Router, response::IntoResponse as _};
 use http::{StatusCode, header::CONTENT_TYPE};
-use keymoot_api::{
-    Problem,
-    routes::{self, Method, Route},
-    upkeep::Nothing,
-};
+use keymoot_api::{Problem, routes, upkeep::Nothing};
 use keymoot_types::ErrorCode;
-use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use serde::Serialize;
 
-use super::jobs;
+pub use super::table::ControlState;
+use super::{
+    jobs,
+    table::{Answer, Call, Table, accepted, ok},
+};
 use crate::{
     config::Config,
-    http::{
-        auth::{Access, Caller},
-        body::{BodyReader, CONTROL_BODY_TIMEOUT},
-        problem::{json_response, problem_response},
-    },
-    listen::Tls,
-    node::Node,
-    telemetry::Metrics,
+    http::{auth::Access, problem::json_response},
 };
-
-/// What every handler of the control listener may use.
-#[derive(Clone)]
-pub struct ControlState {
-    /// The node.
-    pub node: Arc<Node>,
-    /// Who may call.
-    pub access: Arc<ArcSwap<Access>>,
-    /// The numbers of this process.
-    pub metrics: Metrics,
-    /// Exchanged by a reload.
-    pub tls: Tls,
-    /// Read again by a reload.
-    pub config_file: PathBuf,
-}
-
-/// One admitted call.
-pub(super) struct Call<T> {
-    pub(super) node: Arc<Node>,
-    pub(super) caller: Option<Arc<Caller>>,
-    /// What stood in the place of the path's `{…}`.
-    pub(super) argument: String,
-    pub(super) query: String,
-    pub(super) body: T,
-}
-
-impl<T> Call<T> {
-    fn named(&self) -> bool {
-        self.caller.is_some()
-    }
-
-    fn caller_name(&self) -> &str {
-        self.caller.as_ref().map_or("nobody", |caller| &caller.name)
-    }
-
-    pub(super) fn version(&self) -> Result<keymoot_types::KeyVersion, Problem> {
-        self.argument
-            .parse()
-            .map_err(|error| Problem::new(ErrorCode::BadRequest, format!("the version in the address: {error}")))
-    }
-}
-
-pub(super) type Answer = Result<Response, Problem>;
-
-pub(super) fn ok(answer: &impl Serialize) -> Answer {
-    Ok(json_response(StatusCode::OK, answer))
-}
-
-pub(super) fn accepted(answer: &impl Serialize) -> Answer {
-    Ok(json_response(StatusCode::ACCEPTED, answer))
-}
 
 /// 422 when any part was refused.
 fn parts(answer: &impl Serialize, rejected: usize) -> Answer {
@@ -92,8 +26,7 @@ fn parts(answer: &impl Serialize, rejected: usize) -> Answer {
 
 /// The table: every address of the control listener and what it calls.
 pub fn routes(state: ControlState) -> Router {
-    let table = Table { router: Router::new(), state, reader: BodyReader::new(CONTROL_BODY_TIMEOUT) };
-    let table = probes(table)
+    let table = probes(Table::new(state))
         .add(&routes::STATUS, async |call: Call<Nothing>| ok(&call.node.status(call.named()).await))
         .add(&routes::INIT, async |call: Call<_>| {
             Ok(json_response(StatusCode::CREATED, &call.node.init(call.body).await?))
@@ -121,7 +54,7 @@ pub fn routes(state: ControlState) -> Router {
             Ok(StatusCode::NO_CONTENT.into_response())
         });
     let table = rotation(table);
-    jobs::routes(upkeep(table)).router
+    jobs::routes(upkeep(table)).into_router()
 }
 
 fn probes(table: Table) -> Table {
@@ -209,121 +142,4 @@ pub async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadA
     let answer = state.node.reload(config).await?;
     state.access.store(Arc::new(access));
     Ok(answer)
-}
-
-/// The router under construction.
-pub(super) struct Table {
-    router: Router,
-    state: ControlState,
-    reader: BodyReader,
-}
-
-impl Table {
-    /// Serves one row of the table.
-    pub(super) fn add<T, F>(self, route: &'static Route, handler: F) -> Self
-    where
-        T: DeserializeOwned + Send + 'static,
-        F: AsyncHandler<T>,
-    {
-        self.add_with_state(route, move |_: ControlState, call: Call<T>| handler.call(call))
-    }
-
-    fn add_with_state<T, F, Fut>(mut self, route: &'static Route, handler: F) -> Self
-    where
-        T: DeserializeOwned + Send + 'static,
-        F: Fn(ControlState, Call<T>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Answer> + Send + 'static,
-    {
-        let (state, reader) = (self.state.clone(), self.reader.clone());
-        let serve = move |request: Request| {
-            let (state, reader, handler) = (state.clone(), reader.clone(), handler.clone());
-            async move {
-                let answer = answer(route, state, reader, handler, request).await;
-                answer.unwrap_or_else(problem_response)
-            }
-        };
-        self.router = self.router.route(route.path, on(filter(route.method), serve));
-        self
-    }
-}
-
-/// An async closure of one call, whose future can be sent to another thread.
-pub(super) trait AsyncHandler<T>: Clone + Send + Sync + 'static {
-    type Future: Future<Output = Answer> + Send + 'static;
-    fn call(&self, call: Call<T>) -> Self::Future;
-}
-
-impl<T, F, Fut> AsyncHandler<T> for F
-where
-    F: Fn(Call<T>) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = Answer> + Send + 'static,
-{
-    type Future = Fut;
-
-    fn call(&self, call: Call<T>) -> Fut {
-        self(call)
-    }
-}
-
-fn filter(method: Method) -> MethodFilter {
-    match method {
-        Method::Get => MethodFilter::GET,
-        Method::Post => MethodFilter::POST,
-        Method::Patch => MethodFilter::PATCH,
-        Method::Delete => MethodFilter::DELETE,
-    }
-}
-
-async fn answer<T, F, Fut>(
-    route: &'static Route,
-    state: ControlState,
-    reader: BodyReader,
-    handler: F,
-    request: Request,
-) -> Answer
-where
-    T: DeserializeOwned + Send + 'static,
-    F: Fn(ControlState, Call<T>) -> Fut,
-    Fut: Future<Output = Answer> + Send + 'static,
-{
-    let (head, body) = request.into_parts();
-    let admitted = state.access.load().admit(route.who, &head.headers);
-    let caller = match admitted {
-        Ok(caller) => caller,
-        Err(problem) => {
-            reader.linger(body);
-            return Err(problem);
-        }
-    };
-    let body = reader.json(body, route.body_bytes_max).await?;
-    let pattern = head.extensions.get::<MatchedPath>().map_or(route.path, MatchedPath::as_str);
-    let call = Call {
-        node: state.node.clone(),
-        caller,
-        argument: argument(pattern, head.uri.path()),
-        query: head.uri.query().unwrap_or_default().to_owned(),
-        body,
-    };
-    // A task of its own: a client that goes away, or a deadline, drops no half-done ceremony.
-    let mut task = tokio::spawn(handler(state, call));
-    let outcome = match route.timeout {
-        Some(limit) => timeout(limit, &mut task).await.map_err(|_| {
-            let detail = "it is still being worked on; look at `status` before you repeat it";
-            Problem::new(ErrorCode::Overloaded, detail)
-        })?,
-        None => task.await,
-    };
-    outcome.unwrap_or_else(|_| {
-        Err(Problem::new(ErrorCode::Internal, "the request ended in a defect, which was logged"))
-    })
-}
-
-/// What stands where the pattern has its `{…}`; no address here has more than one.
-fn argument(pattern: &str, path: &str) -> String {
-    let segments = pattern.split('/').zip(path.split('/'));
-    segments
-        .filter(|(pattern, _)| pattern.starts_with('{'))
-        .map(|(_, segment)| segment.to_owned())
-        .next()
-        .unwrap_or_default()
 }

@@ -20,7 +20,7 @@ use keymoot_api::{
 use keymoot_rekey::{JobId, JobState, JobView, JobsError, Start, limits::LimitsPatch};
 use keymoot_types::ErrorCode;
 
-use super::control::{Call, Table, accepted, ok};
+use super::table::{Answer, Call, Table, accepted, ok};
 
 /// Events come no faster than this.
 const EVENT_EVERY: Duration = Duration::from_millis(500);
@@ -82,7 +82,7 @@ pub(super) fn routes(table: Table) -> Table {
 }
 
 /// One event whenever the job changed, and the last when it is over.
-async fn events(call: Call<Nothing>) -> super::control::Answer {
+async fn events(call: Call<Nothing>) -> Answer {
     let id = id(&call)?;
     let jobs = call.node.jobs.clone();
     jobs.view(id).await.map_err(problem)?;

@@ -3,3 +3,4 @@
 pub mod control;
 pub mod data;
 mod jobs;
+mod table;
