@@ -483,6 +483,38 @@ def certificate(request):
     return ed25519_verifies(bytes.fromhex(request["public_key"]), message, signature)
 
 
+def audit(request):
+    """Verifies the files of one audit log, in their order, and every signature of its checkpoints."""
+    seq, digest, last, checkpoints = 0, "0" * 64, None, 0
+    for path in request["files"]:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+        if lines.pop():
+            raise Wrong("%s ends without a line feed" % path)
+        for number, line in enumerate(lines, 1):
+            wrong = lambda why: Wrong("%s:%d: %s" % (path, number, why))
+            record = json.loads(line)
+            seq += 1
+            if canonical(record) != line:
+                raise wrong("not canonical")
+            named = record.pop("hash")
+            if hashlib.sha256(canonical(record)).hexdigest() != named:
+                raise wrong("altered")
+            if (record["seq"], record["previous"]) != (seq, digest):
+                raise wrong("seq %s does not follow" % record["seq"])
+            if record["event"] == "checkpoint":
+                facts, checkpoints = record["facts"], checkpoints + 1
+                head = facts["head"]
+                if (head["seq"], head["hash"], head["node"]) != (seq - 1, last, record["node"]):
+                    raise wrong("a checkpoint of something else")
+                message = b"keymoot/v1/signed" + canonical({"audit": head})
+                key, signature = (base64.b64decode(facts[name]) for name in ("public_key", "signature"))
+                if not ed25519_verifies(key, message, signature):
+                    raise wrong("the signature is wrong")
+            digest, last = hashlib.sha256(line).hexdigest(), named
+    return {"lines": seq, "head": last, "checkpoints": checkpoints}
+
+
 # --- The vectors -------------------------------------------------------------------------------------------------
 
 
@@ -536,7 +568,7 @@ def check_vectors():
     print("%d vectors agree" % checked)
 
 
-COMMANDS = {f.__name__: f for f in (table, make, read, read_data_keys, secrets, key_ids, shares, certificate)}
+COMMANDS = {f.__name__: f for f in (table, make, read, read_data_keys, secrets, key_ids, shares, certificate, audit)}
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:

@@ -13,13 +13,17 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod attacks;
+mod attacks_flood;
 mod bad_input;
 mod crashes;
 mod gates;
+mod import;
 mod operator_alone;
 mod oracle;
 mod parts;
 mod rekey_crashes;
+mod reshare;
 mod seal_and_reload;
 mod secrets;
 mod sources;

@@ -31,6 +31,7 @@ use keymoot_server::config::Config;
 use keymoot_types::{
     KeyName, KeyVersion, Share, Value,
     associated_data::{ColumnValue, Template},
+    audit::{Line, Verifier},
     manifest::{Holder, Manifest, ManifestDocument, ShareSet},
     part::{PartName, PartsFile},
     value::{Class, Form},
@@ -190,6 +191,45 @@ fn known(document: &ManifestDocument) -> Manifest {
         record.unknown.clear();
     }
     manifest
+}
+
+/// A log: cut anywhere it is the same log, its good lines follow one another, and none has a second spelling.
+pub fn audit_line(data: &[u8]) {
+    let first = data.split(|byte| *byte == b'\n').next().and_then(|line| Line::parse(line).ok());
+    let from = first.map_or(1, |line| line.seq());
+    let report = |size: usize| {
+        let (mut verifier, mut good) = (Verifier::starting_at(from), Vec::new());
+        for piece in data.chunks(size) {
+            let goes_on = verifier.feed(piece, &mut |line| {
+                good.push(line.digest());
+                Ok(())
+            });
+            if !goes_on {
+                break;
+            }
+        }
+        (verifier.finish(), good)
+    };
+    let (whole, good) = report(data.len().max(1));
+    for size in [1, 7] {
+        assert_eq!(report(size), (whole.clone(), good.clone()), "read in pieces of {size}");
+    }
+    let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    assert_eq!(usize::try_from(whole.lines).unwrap(), good.len());
+    for (line, digest) in lines.iter().zip(&good) {
+        assert_eq!(Line::parse(line).unwrap().digest(), *digest);
+        // In a line that is good every byte counts; which ones are tried is the line's own to say.
+        for at in digest.as_bytes().iter().map(|byte| usize::from(*byte) * line.len() / 256) {
+            let mut changed = line.to_vec();
+            changed[at] ^= 1 << (at % 8);
+            assert!(Line::parse(&changed).is_err(), "a second spelling, at {at}");
+        }
+    }
+    let ended = usize::from(whole.first_bad.is_some());
+    assert!(
+        whole.first_bad.is_some() || whole.torn_tail.is_some() == lines.last().is_some_and(|end| !end.is_empty())
+    );
+    assert!(good.len() + ended <= lines.len(), "more lines than there are");
 }
 
 /// A template and, behind zero bytes, what stands in the columns of two rows: no two rows make the same text.

@@ -20,11 +20,14 @@ use std::{
 
 use keymoot_api::data::{DecryptRequest, OneOrMany};
 use keymoot_server::config::Config;
-use keymoot_types::{Share, Value, associated_data::Template, manifest::ManifestDocument, part::PartsFile};
+use keymoot_types::{
+    Share, Value, associated_data::Template, audit::Line, manifest::ManifestDocument, part::PartsFile,
+};
 
 type Property = fn(&[u8]);
 
-const TARGETS: [(&str, Property); 7] = [
+const TARGETS: [(&str, Property); 8] = [
+    ("audit_line", properties::audit_line),
     ("value", properties::value),
     ("share", properties::share),
     ("parts_file", properties::parts_file),
@@ -76,6 +79,11 @@ fn seeds_hold(target: &str) {
             hold(target, &name, property, &changed);
         }
     }
+}
+
+#[test]
+fn every_seed_of_an_audit_line_holds() {
+    seeds_hold("audit_line");
 }
 
 #[test]
@@ -138,6 +146,7 @@ fn some_are(target: &str, good: impl Fn(&[u8]) -> bool) {
 #[test]
 fn the_seeds_are_not_all_refused_at_the_door() {
     let text = |data: &[u8]| std::str::from_utf8(data).unwrap_or_default().to_owned();
+    some_are("audit_line", |data| data.strip_suffix(b"\n").is_some_and(|line| Line::parse(line).is_ok()));
     some_are("value", |data| Value::parse_bytes(data).is_ok());
     some_are("share", |data| Share::parse(&text(data)).is_ok());
     some_are("share", |data| Share::from_payload(data).is_ok());

@@ -272,7 +272,7 @@ impl World {
         self.keep_packages(&made);
     }
 
-    fn keep_packages(&mut self, answer: &Json) {
+    pub fn keep_packages(&mut self, answer: &Json) {
         let version = u32::try_from(answer["version"].as_u64().unwrap()).unwrap();
         for package in answer["packages"].as_array().unwrap() {
             let (_, share) = package["package"].as_str().unwrap().trim().split_once(": ").unwrap();
@@ -305,6 +305,13 @@ impl World {
         self.submit("/v1/unlock/parts", parts)
     }
 
+    /// Each of these holders gives a share of the version; what the last one was answered.
+    #[track_caller]
+    pub fn unlock_by(&self, version: u32, holders: &[usize]) -> Json {
+        let answers = holders.iter().map(|holder| self.unlock(&[(version, *holder)]).expect(200));
+        answers.last().unwrap()
+    }
+
     pub fn state(&self) -> String {
         self.get("/v1/status")["state"].as_str().unwrap().to_owned()
     }
@@ -315,20 +322,45 @@ impl World {
         found.unwrap()["state"].as_str().unwrap().to_owned()
     }
 
+    /// Opens a request.
+    #[track_caller]
+    pub fn ask(&self, request: Json) -> Json {
+        self.post("/v1/requests", request).expect(202)
+    }
+
+    /// One holder's consent to it.
+    pub fn consent(&self, request: &Json, parts: &[(u32, usize)]) -> Answer {
+        let parts: Json = serde_json::from_str(&self.parts(parts)).unwrap();
+        let body = json!({"digest": request["digest"], "parts": parts["parts"]});
+        self.control("POST", &format!("/v1/requests/{}/consent", request["id"].as_str().unwrap()), None, body)
+    }
+
+    /// Takes the packages of a version, and forgets the shares of it that were here.
+    pub fn take_packages(&mut self, version: u32) -> Vec<(u32, String, String)> {
+        let packages = self.get(&format!("/v1/versions/{version}/packages"));
+        let (old, others) = std::mem::take(&mut self.shares).into_iter().partition(|(of, _, _)| *of == version);
+        self.shares = others;
+        self.keep_packages(&packages);
+        old
+    }
+
     /// Request, two consents, packages: the next version is staged and its shares are kept.
     pub fn stage(&mut self, consenting: u32) -> u32 {
-        let request = self.post("/v1/requests", json!({"operation": "stage"})).expect(202);
-        let (id, digest) = (request["id"].as_str().unwrap(), request["digest"].as_str().unwrap());
+        self.stage_as(consenting, json!({"operation": "stage"}))
+    }
+
+    /// The same with a request of one's own.
+    #[track_caller]
+    pub fn stage_as(&mut self, consenting: u32, request: Json) -> u32 {
+        let request = self.ask(request);
         let mut version = 0;
         for holder in [1, 2] {
-            let name = format!("prod-keyPart-v{consenting}");
-            let body = json!({"digest": digest, "parts": {name: self.share(consenting, holder)}});
-            let answer = self.control("POST", &format!("/v1/requests/{id}/consent"), None, body).expect(200);
+            let answer = self.consent(&request, &[(consenting, holder)]).expect(200);
             version = answer["version"].as_u64().unwrap_or(0);
         }
-        let packages = self.get(&format!("/v1/versions/{version}/packages"));
-        self.keep_packages(&packages);
-        u32::try_from(version).unwrap()
+        let version = u32::try_from(version).unwrap();
+        self.take_packages(version);
+        version
     }
 
     /// Every holder proves the version.

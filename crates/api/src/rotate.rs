@@ -1,12 +1,12 @@
 //! Rotation: requests that holders consent to, and the steps of a version's life.
 
 use jiff::Timestamp;
-use keymoot_types::{Digest, HolderName, KeyId, KeyVersion, NodeName, NodeState, SourceName, VersionState};
+use keymoot_types::{Digest, HolderName, KeyId, KeyName, KeyVersion, NodeName, NodeState, SourceName, VersionState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    HumanDuration, Missing, body,
+    Base64Bytes, HumanDuration, Missing, body,
     init::HolderSpec,
     unlock::{AcceptedPart, Parts, RejectedPart, VersionProgress},
 };
@@ -56,6 +56,9 @@ pub struct StageRequest {
     /// Who gets a share.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::optional_objects")]
     pub holders: Option<Vec<HolderSpec>>,
+    /// The highest number that ever was, as an operator knows it: needed after a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest: Option<KeyVersion>,
 }
 
 /// Who holds an existing version from now on.
@@ -67,6 +70,9 @@ pub struct ReshareRequest {
     /// Who gets a share: all of them.
     #[serde(deserialize_with = "body::objects")]
     pub holders: Vec<HolderSpec>,
+    /// Shares that rebuild the key, 2 to 255; by default as now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u8>,
 }
 
 /// A version and a value that shows the rebuilt key to be right.
@@ -75,8 +81,14 @@ pub struct ReshareRequest {
 pub struct ImportRequest {
     /// Which version.
     pub version: KeyVersion,
-    /// A value of it, in text form.
+    /// A value of it, in text form, or a manifest that knows it.
     pub witness: String,
+    /// The key name of the value; by default each that is declared is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyName>,
+    /// What the value is bound to, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub associated_data: Option<Base64Bytes>,
 }
 
 /// A version and the loss that is accepted.
@@ -143,6 +155,9 @@ pub struct RequestDetail {
     /// Whose shares count: those of this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent_version: Option<KeyVersion>,
+    /// Of which version a share is given along with it: an import's shares are known by nothing but who gives them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouching_version: Option<KeyVersion>,
     /// `open`, `done`, `expired` or `cancelled`.
     #[serde(default)]
     pub state: String,
@@ -152,21 +167,15 @@ pub struct RequestDetail {
     /// Who is to get a share, with their recipients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<HolderSpec>,
-    /// The value that shows an imported key to be right.
+    /// The value or manifest that shows an imported key to be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<String>,
     /// The loss that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The source that is to be released.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<SourceName>,
-    /// The members of a window.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub members: Vec<NodeName>,
-    /// How long a window is open.
-    #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<HumanDuration>,
+    /// What is asked for, whole: the digest is SHA-256 of its canonical form (RFC 8785), so that whoever consents can
+    /// make it again from what they see.
+    pub asked: Json,
     /// Who has consented; only with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consented: Option<Vec<HolderName>>,

@@ -36,7 +36,10 @@ pub struct StatusAnswer {
     /// What became of real values after unlocking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Vec<Sample>>,
-    /// When each holder last proved possession.
+    /// What may be in other hands, of every version that decrypts, ascending.
+    #[serde(default)]
+    pub exposed: Vec<ExposedVersion>,
+    /// Who has proved possession of which version, and who never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_proofs: Option<Vec<LastProof>>,
 }
@@ -91,15 +94,34 @@ pub struct Sample {
     pub taken_at: Timestamp,
 }
 
-/// A proof of possession.
+/// How many shares of a version may be in other hands. New shares take none of them back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExposedVersion {
+    /// Of which version.
+    pub version: KeyVersion,
+    /// Shares that are lost.
+    pub lost: usize,
+    /// Shares of people who are holders no longer.
+    pub left: usize,
+    /// Shares that were replaced by a later set, and should have been destroyed.
+    pub replaced: usize,
+    /// Shares that stood in a package that was not encrypted.
+    pub plain: usize,
+    /// Whether enough shares of one set may be in other hands to rebuild the key: rotate.
+    pub rotate: bool,
+}
+
+/// A holder's place in a version, and when they last proved it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastProof {
     /// Of which version.
     pub version: KeyVersion,
     /// Whose.
     pub holder: HolderName,
-    /// When.
-    pub proved_at: Timestamp,
+    /// When; none if they never did.
+    pub proved_at: Option<Timestamp>,
+    /// Whether the yearly drill is due: nothing was proved for a year.
+    pub drill_due: bool,
 }
 
 /// The body of `/readyz`, 200 or 503.

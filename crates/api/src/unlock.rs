@@ -22,6 +22,11 @@ pub struct PartsRequest {
 #[derive(Default, PartialEq, Eq)]
 pub struct Parts(pub Vec<(String, Zeroizing<String>)>);
 
+impl Parts {
+    /// More than any holder has. Names are compared with one another, so their number is bounded as they are read.
+    pub const MAX: usize = 256;
+}
+
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the names either: a share may stand where a name belongs.
@@ -53,6 +58,9 @@ impl<'de> Deserialize<'de> for Parts {
             fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
                 let mut parts: Vec<(String, Zeroizing<String>)> = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
+                    if parts.len() == Parts::MAX {
+                        return Err(de::Error::custom(format_args!("more than {} parts", Parts::MAX)));
+                    }
                     if parts.iter().any(|(known, _)| *known == name) {
                         return Err(de::Error::custom(format_args!("the part {name:?} is given twice")));
                     }

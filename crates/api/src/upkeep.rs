@@ -1,6 +1,6 @@
 //! What keeps a node and its cluster in order: members, the manifest, the audit log, certificates.
 
-use keymoot_types::{Digest, NodeName};
+use keymoot_types::{Digest, NodeName, audit::SignedHead};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -45,7 +45,7 @@ pub struct ManifestAnswer {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// `{"entries": […], "next"?}`: lines of the audit log, as they stand in it.
+/// `{"entries": […], "next"?, "head"?}`: lines of the audit log, as they stand in it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AuditAnswer {
     /// Ascending by `seq`.
@@ -53,6 +53,9 @@ pub struct AuditAnswer {
     /// To be given as `?after=` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+    /// The newest head of this node's log that was signed and kept outside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<SignedHead>,
 }
 
 /// `{"certificates": […]}`: signed certificates of retirements, newest last.

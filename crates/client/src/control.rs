@@ -25,12 +25,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     options::{Options, OptionsError},
-    transport::{Answer, Transport, TransportError},
+    transport::{Answer, Limits, Transport, TransportError},
     verdict,
 };
 
 /// Over the server's own limit, so that the server's answer comes first.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+/// A ceremony asks many nodes at once, and one that lies must not fill the memory.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Why a request was not carried out, or why it is not known whether it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -260,7 +262,7 @@ impl Control {
 
     async fn send<B: Serialize>(&self, route: &Route, path: &str, body: Option<&B>) -> Result<Answer> {
         let timeout = route.timeout.unwrap_or(TIMEOUT_MARGIN) + TIMEOUT_MARGIN;
-        Ok(self.transport.send(route, path, body, timeout).await?)
+        Ok(self.transport.send(route, path, body, Limits { timeout, answer_bytes_max: ANSWER_BYTES_MAX }).await?)
     }
 
     async fn get<T: DeserializeOwned>(&self, route: &Route, arguments: &[&str]) -> Result<T> {

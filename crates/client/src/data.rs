@@ -17,17 +17,20 @@ use tokio::time::sleep;
 
 use crate::{
     options::{Options, OptionsError},
-    transport::{Answer, Transport},
+    transport::{Answer, Limits, Transport},
     verdict::{self, Trouble, Verdict},
 };
 
 /// A server that wants to be left alone for longer than this gets no retries: the caller decides.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
+/// Ten thousand answers, each with a plaintext.
+const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
 /// A client of the data API. Trouble that may pass is met by asking again a few times, with jitter.
 pub struct Client {
     transport: Transport,
-    timeout: Duration,
+    limits: Limits,
     retries_max: usize,
 }
 
@@ -35,7 +38,8 @@ impl Client {
     /// Prepares the connection; nothing is sent yet.
     pub fn new(options: &Options) -> Result<Self, OptionsError> {
         let transport = Transport::new(options)?;
-        Ok(Self { transport, timeout: options.timeout, retries_max: options.retries_max })
+        let limits = Limits { timeout: options.timeout, answer_bytes_max: ANSWER_BYTES_MAX };
+        Ok(Self { transport, limits, retries_max: options.retries_max })
     }
 
     /// Encrypts one plaintext.
@@ -123,7 +127,7 @@ impl Client {
     pub async fn keys(&self) -> Result<KeysAnswer, Trouble> {
         let route = &routes::KEYS;
         self.retry(|| async {
-            let answer = self.transport.send::<()>(route, route.path, None, self.timeout).await?;
+            let answer = self.transport.send::<()>(route, route.path, None, self.limits).await?;
             if answer.status == 200 { read(&answer) } else { Err(trouble(&answer)) }
         })
         .await
@@ -133,7 +137,7 @@ impl Client {
         let path = route.path_with(&[key.as_str()]);
         let asked = self
             .retry(|| async {
-                let answer = self.transport.send(route, &path, Some(body), self.timeout).await?;
+                let answer = self.transport.send(route, &path, Some(body), self.limits).await?;
                 match verdict::judge(&answer) {
                     Verdict::Undetermined(trouble) => Err(trouble),
                     judged => Ok(judged),
@@ -153,7 +157,7 @@ impl Client {
         let asked = items.len();
         let body = OneOrMany::Many { items };
         self.retry(|| async {
-            let answer = self.transport.send(route, &path, Some(&body), self.timeout).await?;
+            let answer = self.transport.send(route, &path, Some(&body), self.limits).await?;
             let not_an_answer =
                 |reason: &str| Trouble::NotAnAnswer { status: answer.status, reason: reason.into() };
             if answer.verdict.is_none() {

@@ -14,9 +14,6 @@ use zeroize::Zeroizing;
 
 use crate::options::{Options, OptionsError};
 
-/// The longest answer that is read: above every answer that the server gives, and far below memory.
-const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
-
 /// No whole answer came. Whether the request was carried out is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
@@ -53,6 +50,15 @@ pub(crate) struct Answer {
     pub(crate) verdict: Option<String>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+/// What one request may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connecting and the whole answer included.
+    pub(crate) timeout: Duration,
+    /// The longest answer that is read: above every one that a server gives, and far below memory.
+    pub(crate) answer_bytes_max: usize,
 }
 
 pub(crate) struct Transport {
@@ -96,7 +102,7 @@ impl Transport {
         route: &Route,
         path_and_query: &str,
         body: Option<&B>,
-        timeout: Duration,
+        limits: Limits,
     ) -> Result<Answer, TransportError> {
         let method = match route.method {
             Method::Get => reqwest::Method::GET,
@@ -104,7 +110,8 @@ impl Transport {
             Method::Patch => reqwest::Method::PATCH,
             Method::Delete => reqwest::Method::DELETE,
         };
-        let mut request = self.http.request(method, format!("{}{path_and_query}", self.base_url)).timeout(timeout);
+        let mut request =
+            self.http.request(method, format!("{}{path_and_query}", self.base_url)).timeout(limits.timeout);
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
@@ -122,8 +129,8 @@ impl Transport {
         let status = response.status().as_u16();
         let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) = response.chunk().await.map_err(|error| self.trouble(&error))? {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                let reason = format!("it is longer than {ANSWER_BYTES_MAX} bytes");
+            if body.len() + chunk.len() > limits.answer_bytes_max {
+                let reason = format!("it is longer than {} bytes", limits.answer_bytes_max);
                 return Err(TransportError::Broken { addr: self.base_url.clone(), reason });
             }
             body.extend_from_slice(&chunk);

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man,
-        recover, rekey, retire, rotate, seal, server, status, token, unlock, versions,
+        audit, backup, census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man,
+        recover, rekey, restore_backup, retire, rotate, seal, server, status, token, unlock, versions,
     },
     exit::Exit,
     output::{Format, Output},
@@ -73,10 +73,14 @@ enum Operate {
     Retire(retire::Args),
     #[command(subcommand)]
     Certificate(certificate::Command),
+    #[command(subcommand)]
+    Audit(audit::Command),
     Encrypt(encrypt::Args),
     Decrypt(decrypt::Args),
     Inspect(inspect::Args),
     Recover(recover::Args),
+    Backup(backup::Args),
+    RestoreBackup(restore_backup::Args),
     #[command(subcommand)]
     Token(token::Command),
     Completions(completions::Args),
@@ -123,10 +127,13 @@ impl Operate {
             Self::Census(args) => census::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Certificate(command) => certificate::run(context, &command).await,
+            Self::Audit(command) => audit::run(context, command).await,
             Self::Encrypt(args) => encrypt::run(context, args).await,
             Self::Decrypt(args) => decrypt::run(context, args).await,
             Self::Inspect(args) => inspect::run(context, &args),
             Self::Recover(args) => recover::run(context, &args),
+            Self::Backup(args) => backup::run(context, &args).await,
+            Self::RestoreBackup(args) => restore_backup::run(context, &args).await,
             Self::Token(command) => token::run(context, command),
             Self::Completions(args) => completions::run(context, &args),
             Self::Man(args) => man::run(context, &args),

@@ -65,9 +65,18 @@ impl Exit {
             | ErrorCode::Overloaded
             | ErrorCode::RateLimited
             | ErrorCode::StoreUnavailable
+            | ErrorCode::AuditUnavailable
             | ErrorCode::Internal => Self::TryAgain,
             ErrorCode::GateRefused => Self::Refused,
         }
+    }
+
+    /// One exit for many: what won't get better by itself comes first.
+    pub(crate) fn worst(exits: impl IntoIterator<Item = Self>) -> Self {
+        const RISING: [Exit; 6] =
+            [Exit::Done, Exit::Partly, Exit::TryAgain, Exit::Refused, Exit::Failed, Exit::Usage];
+        let rank = |exit: &Self| RISING.iter().position(|known| known == exit);
+        exits.into_iter().max_by_key(rank).unwrap_or(Self::Done)
     }
 
     /// What an error amounts to, whatever was said around it.

@@ -12,7 +12,7 @@ use keymoot_api::unlock::{Parts, PartsRequest};
 use keymoot_types::part::PartsFile;
 use zeroize::Zeroizing;
 
-use crate::{exit::wrong_usage, output::note};
+use crate::{exit::wrong_usage, identity, output::note};
 
 /// The longest token, CA or profile file.
 pub(crate) const CONFIGURATION_BYTES_MAX: u64 = 1024 * 1024;
@@ -43,6 +43,12 @@ fn read_from(source: impl Read, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<
 /// Reads a parts file, or stdin for `-`, as a request.
 pub(crate) fn read_parts(path: &Path) -> anyhow::Result<PartsRequest> {
     let bytes = read(path, PartsFile::BYTES_MAX as u64)?;
+    if identity::is_age_file(&bytes) {
+        let path = path.display();
+        return Err(wrong_usage(format!(
+            "{path} is a package, still closed: `keymoot holder open {path}` opens it"
+        )));
+    }
     let file = std::str::from_utf8(&bytes)
         .map_err(|_| "it is not text".to_owned())
         .and_then(|text| PartsFile::parse(text).map_err(|error| error.to_string()))

@@ -42,7 +42,7 @@ pub(crate) fn passphrase(file: Option<&Path>, twice: bool) -> anyhow::Result<Sec
         ))
     })?;
     if twice && *ask("Again: ")? != *first {
-        bail!("the two passphrases differ");
+        bail!("the two passphrases differ: nothing was made, so try again");
     }
     not_empty(first.to_string())
 }

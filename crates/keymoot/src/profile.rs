@@ -121,13 +121,20 @@ impl Connection {
         Ok(Control::new(&self.options(addr))?)
     }
 
-    /// Every node that a ceremony goes to: those named, else those of the profile, else the one.
+    /// Every node that a ceremony goes to, once: those named, else those of the profile, else the one.
     pub(crate) fn nodes(&self, named: &[String]) -> Vec<String> {
-        match (named, self.nodes.as_slice()) {
-            ([], []) => vec![self.control_addr.clone()],
-            ([], nodes) => nodes.to_vec(),
-            (named, _) => named.to_vec(),
+        let nodes = match (named, self.nodes.as_slice()) {
+            ([], []) => std::slice::from_ref(&self.control_addr),
+            ([], nodes) => nodes,
+            (named, _) => named,
+        };
+        let mut once: Vec<String> = Vec::new();
+        for node in nodes.iter().filter(|node| !node.is_empty()) {
+            if !once.contains(node) {
+                once.push(node.clone());
+            }
         }
+        once
     }
 
     fn options(&self, addr: &str) -> Options {
@@ -203,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_ceremony_goes_to_the_nodes_named_else_the_profiles_else_the_one() {
-        let named = ["https://n".to_owned()];
+        let named = ["https://n".to_owned(), "https://n".to_owned()];
         let settled = ConnectArgs::default().settle_with(profile(), None).unwrap();
         assert_eq!(settled.nodes(&named), ["https://n"]);
         assert_eq!(settled.nodes(&[]), ["https://a", "https://b"]);

@@ -25,7 +25,7 @@ const SIGNING: &str = "keymoot/v1/signing";
 /// 32 secret bytes on the heap.
 pub type SecretBytes = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
-/// A root key, whole. It exists for as long as it takes to split it or to derive from it.
+/// A root key, whole. It exists for as long as its version is in memory, and no longer.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct RootKey(Box<[u8; KEY_BYTES]>);
 

@@ -12,14 +12,14 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use keymoot_types::{
-    Digest, KeyId, KeyVersion, Share,
+    Digest, KeyId, KeyVersion, KeyringId, Share,
     manifest::{ManifestDocument, ShareSet},
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     Rebuilt,
-    derive::Prk,
+    derive::{Prk, RootKey},
     stack::{self, wiped},
 };
 
@@ -81,20 +81,25 @@ fn equal(mac: Option<Hmac<Sha256>>, expected: &Digest) -> bool {
 pub struct KeyCheckFailed(pub KeyVersion);
 
 /// A key version whose root key was rebuilt and proved. Only this can be put into a keyring.
+///
+/// It keeps the root key, so that the primary's holders can consent to new shares of every version that is loaded,
+/// without those of that version being asked for.
 pub struct Validated {
     version: KeyVersion,
     key_id: KeyId,
+    keyring_id: KeyringId,
+    root: RootKey,
     prk: Prk,
 }
 
 impl Rebuilt {
-    /// Compares with the manifest's record, in constant time; the root key is wiped either way.
+    /// Compares with the manifest's record, in constant time; a root key that does not pass is wiped.
     pub fn validate(self, key_id: KeyId, set: &ShareSet) -> Result<Validated, KeyCheckFailed> {
         wiped::<{ stack::CEREMONY }, _>(|| {
             let prk = self.root.extract(self.keyring_id);
             let check = mac(prk.check_key().as_slice(), &[&record(self.version, set)]);
             if equal(check, &set.key_check) && prk.key_id() == key_id {
-                Ok(Validated { version: self.version, key_id, prk })
+                Ok(Validated { version: self.version, key_id, keyring_id: self.keyring_id, root: self.root, prk })
             } else {
                 Err(KeyCheckFailed(self.version))
             }
@@ -104,8 +109,17 @@ impl Rebuilt {
 
 impl Validated {
     /// Of a version that this process has just made, or that opened a witness.
-    pub(crate) fn made(version: KeyVersion, prk: Prk) -> Self {
-        Self { version, key_id: prk.key_id(), prk }
+    pub(crate) fn made(version: KeyVersion, keyring_id: KeyringId, root: RootKey, prk: Prk) -> Self {
+        Self { version, key_id: prk.key_id(), keyring_id, root, prk }
+    }
+
+    pub(crate) fn keyring_id(&self) -> KeyringId {
+        self.keyring_id
+    }
+
+    /// For splitting it anew only.
+    pub(crate) fn root(&self) -> &RootKey {
+        &self.root
     }
 
     /// The number.

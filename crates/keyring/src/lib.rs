@@ -2,10 +2,10 @@
 //!
 //! # Layout
 //!
-//! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it (or, offline, [`recover`]),
-//! which makes a [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
-//! [`keyring`]. A key's way out into the world, once: [`stage`] makes a root key, its shares and its public
-//! record.
+//! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it (or, without a
+//! manifest, [`recover`] and [`search`]), which makes a [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
+//! [`keyring`]. A key's way out into the world: [`stage`] makes a root key, or new shares of one, and their
+//! public record.
 //!
 //! Keys are boxed, zeroize when dropped, do not print, can't be copied and can't be serialized. What working with them
 //! leaves on the [`stack`] is wiped by every public operation.
@@ -15,6 +15,7 @@ pub mod derive;
 pub mod key_check;
 pub mod keyring;
 pub mod recover;
+pub mod search;
 pub mod shamir;
 pub mod sign;
 pub mod stack;

@@ -25,8 +25,8 @@ pub enum WitnessError {
 }
 
 impl Rebuilt {
-    /// Proves the key by a value of body `0x01`, `0x02` or `0x03` that is known to be genuine; the root key is wiped
-    /// either way.
+    /// Proves the key by a value of body `0x01`, `0x02` or `0x03` that is known to be genuine; a root key that does
+    /// not open it is wiped.
     ///
     /// The witness's 128-bit tag is checked under `data_key(v, key)`, 256 bits that HKDF derives from this root for
     /// this name: a root rebuilt from wrong or too few shares passes with a chance of 2^-128. GCM does not commit to
@@ -51,7 +51,7 @@ impl Rebuilt {
                 BodyKind::DataKey => data_key.unwrap(witness),
             };
             match opened {
-                Ok(_) => Ok(Validated::made(version, prk)),
+                Ok(_) => Ok(Validated::made(version, self.keyring_id, self.root, prk)),
                 Err(_) => Err(WitnessError::Authentication(version)),
             }
         })

@@ -1,9 +1,9 @@
-//! Making a new key version: a root key, its shares, and the record that commits to them.
+//! Making a new key version, or new shares of one: a root key, its shares, and the record that commits to them.
 
 use std::sync::Arc;
 
 use keymoot_types::{
-    Digest, HolderName, KeyId, KeyVersion, KeyringId, Share,
+    Digest, HolderName, KeyVersion, KeyringId, Share,
     manifest::{Holder, ShareSet},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     stack::{self, wiped},
 };
 
-/// A new version, with its shares still here. The root key itself is gone already.
+/// A new version, with its shares still here.
 pub struct Staged {
     /// The version, as good as validated: for its canaries and macs. Drop it and only the shares bring it back.
     pub validated: Arc<Validated>,
@@ -23,10 +23,6 @@ pub struct Staged {
     pub shares: Vec<Share>,
     /// What the manifest says of it.
     pub share_set: ShareSet,
-    /// Its identity.
-    pub key_id: KeyId,
-    /// Its Ed25519 public key.
-    pub public_key: Digest,
 }
 
 /// Makes 8 random bytes: a keyring's id.
@@ -34,6 +30,14 @@ pub fn new_keyring_id() -> Result<KeyringId, RandomError> {
     let mut id = [0; 8];
     crate::random(&mut id)?;
     Ok(KeyringId::new(id))
+}
+
+/// Shares of a version that exists, with their record.
+pub struct Reshared {
+    /// One share a holder, in their order. Secret.
+    pub shares: Vec<Share>,
+    /// What the manifest says of them.
+    pub share_set: ShareSet,
 }
 
 /// Makes a root key and splits it among `holders` (name, and age recipient where there is one).
@@ -44,31 +48,43 @@ pub fn stage(
     holders: &[(HolderName, Option<String>)],
 ) -> Result<Staged, ShamirError> {
     let root = RootKey::generate()?;
-    let count = u8::try_from(holders.len()).map_err(|_| ShamirError::Threshold(threshold))?;
-    let shares = shamir::split(&root, keyring_id, version, threshold, count)?;
     let prk = wiped::<{ stack::CEREMONY }, _>(|| root.extract(keyring_id));
-    drop(root);
-    let holders = holders
-        .iter()
-        .zip(&shares)
-        .map(|((name, recipient), share)| Holder {
-            name: name.clone(),
-            x: share.x(),
-            digest: share_digest(share),
-            recipient: recipient.clone(),
-        })
-        .collect();
-    let mut share_set =
-        ShareSet { set: 1, threshold, key_check: Digest::new([0; 32]), holders, replaced: vec![], pending: None };
-    let (key_check, validated) = wiped::<{ stack::CEREMONY }, _>(|| {
-        (key_check(&prk, version, &share_set), Arc::new(Validated::made(version, prk)))
+    let validated = Validated::made(version, keyring_id, root, prk);
+    let Reshared { shares, share_set } = reshare(&validated, 1, threshold, holders)?;
+    Ok(Staged { validated: Arc::new(validated), shares, share_set })
+}
+
+/// Splits the root key of a version anew: a new polynomial, so that no share of another set combines with these.
+/// It takes none of the old shares back (Herzberg et al., "Proactive secret sharing", 1995, needs them destroyed).
+pub fn reshare(
+    validated: &Validated,
+    set: u32,
+    threshold: u8,
+    holders: &[(HolderName, Option<String>)],
+) -> Result<Reshared, ShamirError> {
+    let (keyring_id, version) = (validated.keyring_id(), validated.version());
+    let count = u8::try_from(holders.len()).map_err(|_| ShamirError::Threshold(threshold))?;
+    let shares = shamir::split(validated.root(), keyring_id, version, threshold, count)?;
+    let given = holders.iter().zip(&shares).map(|((name, recipient), share)| Holder {
+        name: name.clone(),
+        x: share.x(),
+        digest: share_digest(share),
+        recipient: recipient.clone(),
     });
-    share_set.key_check = key_check;
-    Ok(Staged {
-        key_id: validated.key_id(),
-        public_key: Digest::new(validated.public_key()),
-        validated,
-        shares,
-        share_set,
-    })
+    let share_set = committed(validated, set, threshold, given.collect());
+    Ok(Reshared { shares, share_set })
+}
+
+/// The record of shares that are known, of a version that no manifest tells of any longer. Holders ascend by x.
+pub fn known_shares(validated: &Validated, threshold: u8, mut holders: Vec<Holder>) -> ShareSet {
+    holders.sort_by_key(|holder| holder.x);
+    committed(validated, 1, threshold, holders)
+}
+
+fn committed(validated: &Validated, set: u32, threshold: u8, holders: Vec<Holder>) -> ShareSet {
+    let blank = Digest::new([0; 32]);
+    let mut share_set = ShareSet { set, threshold, key_check: blank, holders, replaced: vec![], pending: None };
+    share_set.key_check =
+        wiped::<{ stack::CEREMONY }, _>(|| key_check(validated.prk(), validated.version(), &share_set));
+    share_set
 }

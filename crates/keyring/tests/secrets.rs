@@ -12,8 +12,9 @@ use common::{data_key_of, keyring, keyring_id, name, versions};
 use keymoot_keyring::{
     DataKeyBits, Keyring, Rebuilt, Validated,
     derive::{Prk, RootKey},
+    search::Found,
     shamir,
-    stage::{Staged, stage},
+    stage::{Reshared, Staged, reshare, stage},
 };
 use keymoot_types::{Share, part::PartsFile};
 
@@ -32,11 +33,11 @@ macro_rules! never {
     };
 }
 
-never!(Clone: RootKey, Prk, Rebuilt, Validated, Share, Staged, Keyring, PartsFile);
-never!(Copy: RootKey, Prk, Rebuilt, Validated, Share, Staged, Keyring, PartsFile);
-never!(serde::Serialize: RootKey, Prk, Rebuilt, Validated, Share, Staged, Keyring, PartsFile);
-never!(std::fmt::Display: RootKey, Prk, Rebuilt, Validated, Share, Staged, Keyring, PartsFile);
-never!(Debug: RootKey, Prk, Rebuilt, Staged, PartsFile);
+never!(Clone: RootKey, Prk, Rebuilt, Validated, Found, Share, Staged, Reshared, Keyring, PartsFile);
+never!(Copy: RootKey, Prk, Rebuilt, Validated, Found, Share, Staged, Reshared, Keyring, PartsFile);
+never!(serde::Serialize: RootKey, Prk, Rebuilt, Validated, Found, Share, Staged, Reshared, Keyring, PartsFile);
+never!(std::fmt::Display: RootKey, Prk, Rebuilt, Validated, Found, Share, Staged, Reshared, Keyring, PartsFile);
+never!(Debug: RootKey, Prk, Rebuilt, Staged, Reshared, PartsFile);
 never!(PartialEq: RootKey, Prk, Rebuilt, Validated, Share, Keyring);
 never!(AsRef<[u8]>: RootKey, Prk, Rebuilt, Validated, Share);
 
@@ -151,10 +152,17 @@ fn what_is_staged_for_all_to_see_tells_nothing() {
     let holders: Vec<_> = (1..=5).map(|n| (format!("h{n}").parse().unwrap(), None)).collect();
     let staged = stage(keyring_id(), common::number(12), 3, &holders).unwrap();
     let root = common::interpolate(&staged.shares.iter().take(3).collect::<Vec<_>>());
-    assert_eq!(common::key_id_of(&root, keyring_id()), staged.key_id);
-    let public = format!("{:?} {} {}", staged.share_set, staged.key_id, staged.public_key);
-    let json = serde_json::to_string(&staged.share_set).unwrap();
-    for secret in staged.shares.iter().map(|share| *share.y()).chain([root]) {
+    assert_eq!(common::key_id_of(&root, keyring_id()), staged.validated.key_id());
+    let again = reshare(&staged.validated, 2, 3, &holders).unwrap();
+    let public = format!(
+        "{:?} {:?} {:?} {:?}",
+        staged.share_set,
+        again.share_set,
+        staged.validated,
+        staged.validated.public_key()
+    );
+    let json = serde_json::to_string(&[&staged.share_set, &again.share_set]).unwrap();
+    for secret in staged.shares.iter().chain(&again.shares).map(|share| *share.y()).chain([root]) {
         assert!(!leaks(&public, &secret) && !leaks(&json, &secret));
     }
 }

@@ -2,7 +2,7 @@
 
 use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode};
 
-use crate::judge::{Matched, PartRefusal, judge_as};
+use crate::judge::{Matched, PartRefusal, Purpose, judge};
 
 /// Who has consented to one request so far.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Consents {
         name: &str,
         text: &str,
     ) -> Result<Matched, PartRefusal> {
-        let part = judge_as(manifest, Some(version), name, text)?;
+        let part = judge(manifest, Purpose::Consent(version), name, text)?;
         if self.given.contains(&part.holder) {
             return Err(PartRefusal {
                 name: name.into(),

@@ -4,15 +4,18 @@
 //! # Layout
 //!
 //! The way of a share: [`judge`] one part → [`unlock`] (collecting → validated → unlocked) or
-//! [`consent`]. What follows from it: [`revise`] makes the next manifest, [`adopt`] decides whether one may be
-//! followed, [`gate`] says what is missing before a version is activated or retired. [`elapsed`] is the time that
+//! [`consent`] (and [`import`]). What follows from it: [`revise`] makes the next manifest, [`reshare`] new shares in it, [`adopt`] decides whether one may be
+//! followed, [`gate`] says what is missing before a version is activated or retired, [`number`] which number a new one gets. [`elapsed`] is the time that
 //! destructive waits are measured in.
 
 pub mod adopt;
 pub mod consent;
 pub mod elapsed;
 pub mod gate;
+pub mod import;
 pub mod judge;
+pub mod number;
+pub mod reshare;
 pub mod revise;
 pub mod unlock;
 

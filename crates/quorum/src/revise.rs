@@ -5,10 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use keymoot_keyring::{Keyring, Validated, stage::Staged};
 use keymoot_types::{
-    KeyName, KeyVersion, KeyringId, KeyringName, Manifest, NodeName, SourceName, VersionState,
+    Digest, KeyName, KeyVersion, KeyringId, KeyringName, Manifest, NodeName, SourceName, VersionState,
     manifest::{
         Canary, Declared, DeclaredKey, DeclaredSource, Lifetime, ManifestDocument, ManifestError, ManifestMac,
-        Retirement, VersionRecord,
+        Retirement, ShareSet, VersionRecord,
     },
 };
 
@@ -46,19 +46,17 @@ pub fn first(
     keyring: KeyringName,
     keyring_id: KeyringId,
     members: Vec<NodeName>,
-    version: KeyVersion,
     staged: &Staged,
     now: Timestamp,
 ) -> Manifest {
-    let mut record = version_record(version, staged, now);
-    record.state = VersionState::Primary;
+    let record = record(&staged.validated, staged.share_set.clone(), VersionState::Primary, now);
     Manifest {
         keyring,
         keyring_id,
         revision: 1,
         previous: None,
         members,
-        primary: version,
+        primary: record.version,
         declared: Declared::default(),
         versions: vec![record],
         canaries: vec![],
@@ -67,16 +65,18 @@ pub fn first(
     }
 }
 
-fn version_record(version: KeyVersion, staged: &Staged, now: Timestamp) -> VersionRecord {
+/// The record of a version whose key is here.
+pub fn record(validated: &Validated, share_set: ShareSet, state: VersionState, now: Timestamp) -> VersionRecord {
     VersionRecord {
-        version,
-        key_id: staged.key_id,
-        state: VersionState::Staged,
+        version: validated.version(),
+        key_id: validated.key_id(),
+        state,
         created: now,
-        public_key: staged.public_key,
-        share_set: staged.share_set.clone(),
+        public_key: Digest::new(validated.public_key()),
+        share_set,
         retirement: None,
         given_up: None,
+        exposed: vec![],
         unknown: Default::default(),
     }
 }
@@ -96,8 +96,8 @@ pub fn next_version(manifest: &Manifest, seen: Option<KeyVersion>) -> Result<Key
 }
 
 /// Adds a staged version.
-pub fn stage(manifest: &mut Manifest, version: KeyVersion, staged: &Staged, now: Timestamp) {
-    manifest.versions.push(version_record(version, staged, now));
+pub fn stage(manifest: &mut Manifest, staged: &Staged, now: Timestamp) {
+    manifest.versions.push(record(&staged.validated, staged.share_set.clone(), VersionState::Staged, now));
     manifest.versions.sort_by_key(|record| record.version);
 }
 
@@ -143,6 +143,26 @@ pub fn restore(manifest: &mut Manifest, version: KeyVersion) -> Result<(), StepR
     if let Some(record) = manifest.version_mut(version) {
         record.retirement = None;
     }
+    Ok(())
+}
+
+/// Takes up a version that the manifest has forgotten, to decrypt. Its values are taken to live as long as the
+/// primary's.
+pub fn import(manifest: &mut Manifest, record: VersionRecord) -> Result<(), StepRefused> {
+    let version = record.version;
+    if let Some(known) = manifest.version(version) {
+        return Err(StepRefused::NoSuchStep { version, from: known.state, to: VersionState::DecryptOnly });
+    }
+    for key in &mut manifest.declared.keys {
+        let primary = key.lifetimes.iter().find(|lifetime| lifetime.version == manifest.primary);
+        if let Some(max_age_s) = primary.map(|lifetime| lifetime.max_age_s) {
+            key.lifetimes.push(Lifetime { version, max_age_s });
+            key.lifetimes.sort_by_key(|lifetime| lifetime.version);
+        }
+    }
+    let state = VersionState::DecryptOnly;
+    manifest.versions.push(VersionRecord { state, retirement: None, given_up: None, ..record });
+    manifest.versions.sort_by_key(|record| record.version);
     Ok(())
 }
 

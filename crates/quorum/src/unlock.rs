@@ -10,7 +10,7 @@ use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode, manifest::Ver
 
 use crate::{
     Monotonic,
-    judge::{self, Matched, PartRefusal, judge},
+    judge::{self, Matched, PartRefusal, Purpose, judge},
 };
 
 /// How long an accepted part lives, on a monotonic clock.
@@ -72,7 +72,7 @@ impl Unlock {
         now: Monotonic,
     ) -> Result<Accepted, PartRefusal> {
         self.expire(now);
-        let part = judge(manifest, name, text)?;
+        let part = judge(manifest, Purpose::Unlock, name, text)?;
         let version = part.share.version();
         let refuse = |code, detail| PartRefusal {
             name: name.into(),
@@ -125,7 +125,7 @@ impl Unlock {
     /// they were matched. Parts of two sets are never combined.
     fn given(&self, record: &VersionRecord) -> impl Iterator<Item = &Given> {
         let given = self.collecting.get(&record.version).map_or(&[][..], Vec::as_slice);
-        given.iter().filter(|given| judge::holder_of(record, &given.part.share).is_some())
+        given.iter().filter(|given| judge::holder_of(&record.share_set, &given.part.share).is_some())
     }
 
     /// What is validated under the record's identity, (number, key id).

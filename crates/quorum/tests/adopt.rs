@@ -211,7 +211,7 @@ fn an_old_leaked_key_alone_rewrites_nothing() {
     });
     let grown = forged(&|manifest| {
         let own = Version::make(11, 2, 2);
-        revise::stage(manifest, v(11), &own.staged, then());
+        revise::stage(manifest, &own.staged, then());
     });
     for manifest in [rolled_back, retired, given_up, grown] {
         let alone = world.seal(manifest.clone(), &[9]);
@@ -238,7 +238,7 @@ fn a_version_that_vanished_or_changed_its_identity_is_not_followed_even_when_all
         assert_eq!(follows(&current, &without), gone);
         assert_eq!(adopt(&current, &without, world.loaded(BOTH)), gone);
         let mut reused = revise::next(&current);
-        reused.version_mut(v(number)).unwrap().key_id = Version::make(number, 2, 2).staged.key_id;
+        reused.version_mut(v(number)).unwrap().key_id = Version::make(number, 2, 2).validated().key_id();
         assert_eq!(adopt(&current, &world.seal(reused, BOTH), world.loaded(BOTH)), gone);
     }
 }

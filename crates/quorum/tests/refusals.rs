@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use common::{HOLDERS, Version, World, holder, v};
 use keymoot_keyring::key_check::share_digest;
-use keymoot_quorum::{Matched, PartRefusal, Unlock, judge::judge};
+use keymoot_quorum::{
+    Matched, PartRefusal, Unlock,
+    judge::{Purpose, judge},
+};
 use keymoot_types::{HolderName, KeyVersion, KeyringId, RefusalCode, RefusalCode::*, VersionState::*};
 
 const NAME: &str = "prod-keyPart-v9";
@@ -17,7 +20,7 @@ fn world() -> World {
 }
 
 fn refused(world: &World, name: &str, text: &str) -> PartRefusal {
-    judge(&world.manifest, name, text).map(|part: Matched| part.holder).unwrap_err()
+    judge(&world.manifest, Purpose::Unlock, name, text).map(|part: Matched| part.holder).unwrap_err()
 }
 
 fn assert_refused(
@@ -71,14 +74,14 @@ fn every_code_of_the_judgement_is_given_with_the_version_and_the_holder_that_are
     assert_refused(&world, ("prod-keyPart-v7", &world.version(7).text(4)), VersionRetired, Some(7), None);
     assert_refused(&world, ("prod-keyPart-v8", &world.version(8).text(4)), VersionAborted, Some(8), None);
     assert_refused(&world, (NAME, &few.text(99)), UnknownHolder, Some(9), None);
-    assert_refused(&world, (NAME, &v9.text(3)), ShareReplaced, Some(9), Some(3));
+    assert_refused(&world, (NAME, &v9.text(3)), ShareReplaced, Some(9), None);
     assert_refused(&world, (NAME, &v9.text(4)), ShareMismatch, Some(9), Some(4));
     assert_refused(&world, (NAME, &world.version(9).wrong_text(4)), ShareMismatch, Some(9), Some(4));
     assert_refused(&world, ("prod-keyPart-v10", &v10.text(4)), ShareMismatch, Some(10), Some(4));
 
-    let part = judge(&world.manifest, NAME, &right).unwrap();
+    let part = judge(&world.manifest, Purpose::Unlock, NAME, &right).unwrap();
     assert_eq!((part.holder, part.set, part.share.version()), (holder(4), 1, v(9)));
-    assert!(judge(&world.manifest, NAME, &right.to_uppercase()).is_ok());
+    assert!(judge(&world.manifest, Purpose::Unlock, NAME, &right.to_uppercase()).is_ok());
 }
 
 #[test]
@@ -87,9 +90,8 @@ fn a_part_that_is_wrong_in_two_ways_gets_the_code_that_is_judged_first() {
     let other = Version::make(9, 2, HOLDERS);
     let foreign = |number| Version::make_in(KeyringId::new([1; 8]), number, 2, HOLDERS);
     let beyond = |number| Version::make(number, 2, 200);
-    world.record_mut(9).share_set.replaced = vec![share_digest(other.share(3)), share_digest(beyond(9).share(99))];
     let gone = beyond(9);
-    world.record_mut(9).share_set.replaced.push(share_digest(gone.share(99)));
+    world.record_mut(9).share_set.replaced = vec![share_digest(other.share(3)), share_digest(gone.share(99))];
 
     let two_ways: [(&str, String, RefusalCode); 14] = [
         // Each line: this code, and also a later one.
@@ -106,7 +108,8 @@ fn a_part_that_is_wrong_in_two_ways_gets_the_code_that_is_judged_first() {
         (NAME, beyond(10).text(99), NameMismatch),
         ("prod-keyPart-v7", beyond(7).text(99), VersionRetired),
         ("prod-keyPart-v8", world.version(8).wrong_text(0), VersionAborted),
-        (NAME, gone.text(99), UnknownHolder),
+        // Its x is no one's any longer, and that it was replaced is the better reason.
+        (NAME, gone.text(99), ShareReplaced),
     ];
     for (name, text, code) in &two_ways {
         assert_eq!(refused(&world, name, text).code, *code, "{name}");

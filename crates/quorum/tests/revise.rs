@@ -108,7 +108,7 @@ fn fault_16_versions_stand_in_the_order_of_their_numbers_however_they_were_stage
     let made: Vec<_> = [100, 9, 99, 10, 1000].map(|number| Version::make(number, 2, 2)).into();
     let mut manifest = World::with(&[(50, Primary)], 2, 2).manifest;
     for version in &made {
-        revise::stage(&mut manifest, version.number, &version.staged, then());
+        revise::stage(&mut manifest, &version.staged, then());
     }
     let numbers: Vec<u32> = manifest.versions.iter().map(|record| record.version.get()).collect();
     assert_eq!(numbers, [9, 10, 50, 99, 100, 1000]);
@@ -124,7 +124,7 @@ fn a_new_version_is_staged_and_the_first_is_primary() {
     let document = world.sealed_by(&[9]);
     assert_eq!((document.manifest().revision, document.manifest().previous), (1, None));
     let record = world.record(10);
-    assert_eq!((record.state, record.key_id), (Staged, world.version(10).staged.key_id));
+    assert_eq!((record.state, record.key_id), (Staged, world.version(10).validated().key_id()));
     assert_eq!(world.manifest.primary, v(9));
     let next = revise::next(&document);
     assert_eq!((next.revision, next.previous), (2, Some(document.digest())));

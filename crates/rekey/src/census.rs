@@ -13,6 +13,9 @@ use keymoot_types::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Unknown versions that are listed for one source.
+const UNKNOWN_MAX: usize = 64;
+
 /// How many rows hold a value of one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionCount {
@@ -37,6 +40,9 @@ pub struct SourceCensus {
     pub foreign: u64,
     /// Begins as a value does and is none, or is of a version that nobody knows.
     pub unreadable: u64,
+    /// Of these, the values of versions that nobody knows: the lowest so many of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<VersionCount>,
     /// `COUNT(*)` in the same snapshot.
     pub rows: u64,
     /// Whether nothing can be hidden from these counts.
@@ -83,10 +89,13 @@ pub async fn census(
         // What was seen before the error stays visible; it proves nothing.
         Err(error) => (classes.sum(), String::new(), String::new(), Some(error.to_string())),
     };
-    let versions = classes.versions.into_iter().map(|(version, count)| VersionCount { version, count }).collect();
+    let counts = |versions: BTreeMap<KeyVersion, u64>| {
+        versions.into_iter().map(|(version, count)| VersionCount { version, count }).collect()
+    };
     SourceCensus {
         name: source.spec().name.clone(),
-        versions,
+        versions: counts(classes.versions),
+        unknown: counts(classes.unknown),
         null: classes.null,
         empty: classes.empty,
         foreign: classes.foreign,
@@ -107,6 +116,8 @@ struct Classes {
     empty: u64,
     foreign: u64,
     unreadable: u64,
+    /// Of these.
+    unknown: BTreeMap<KeyVersion, u64>,
     /// Foreign rows with a value in the middle.
     embedded: u64,
 }
@@ -126,7 +137,15 @@ impl Classes {
                 self.embedded += u64::from(cell.bytes().is_some_and(holds_embedded_value));
             }
             Class::Version(version) if known(version) => *self.versions.entry(version).or_default() += 1,
-            Class::Version(_) | Class::Unreadable(_) => self.unreadable += 1,
+            Class::Version(version) => {
+                self.unreadable += 1;
+                *self.unknown.entry(version).or_default() += 1;
+                // The ones next to those that are known can be real; junk must not fill the record.
+                if self.unknown.len() > UNKNOWN_MAX {
+                    self.unknown.pop_last();
+                }
+            }
+            Class::Unreadable(_) => self.unreadable += 1,
         }
     }
 

@@ -12,7 +12,9 @@ pub mod http;
 pub mod listen;
 pub mod memory;
 pub mod node;
+pub mod occupied;
 pub mod serving;
+pub mod sightings;
 pub mod telemetry;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -39,6 +41,7 @@ use self::{
     listen::{Bound, Limits, Tls, TlsError},
     memory::MemoryError,
     node::Node,
+    occupied::{Occupied, OccupiedError},
     serving::{LastUse, Serving},
     telemetry::Metrics,
 };
@@ -71,6 +74,9 @@ pub enum StartError {
     /// Core dumps can't be forbidden, or pages not locked and the configuration insists on it.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Another daemon has the data directory.
+    #[error(transparent)]
+    Occupied(#[from] OccupiedError),
     /// The system gave no threads or signals.
     #[error("the daemon could not start: {0}")]
     System(#[from] io::Error),
@@ -84,7 +90,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Metadata(_) | Self::Tls(_) => 2,
-            Self::Bind { .. } | Self::Memory(_) | Self::System(_) | Self::Metrics(_) => 1,
+            Self::Bind { .. } | Self::Memory(_) | Self::Occupied(_) | Self::System(_) | Self::Metrics(_) => 1,
         }
     }
 }
@@ -133,6 +139,11 @@ async fn serve(
 ) -> Result<(), StartError> {
     let metadata = open_metadata(&config.metadata_url)?;
     let tls = Tls::load(&config)?;
+    let _occupied = match Occupied::take(&config.data_dir) {
+        Err(error @ OccupiedError::InUse(_)) => return Err(error.into()),
+        // A directory in which nothing can be written keeps no node from serving.
+        taken => taken.inspect_err(|error| tracing::warn!(%error, "a second daemon would not be noticed")).ok(),
+    };
     let access = Arc::new(ArcSwap::from_pointee(Access::new(&config)));
     let last_use = Arc::new(LastUse::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::empty(last_use.clone())));

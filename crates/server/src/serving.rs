@@ -23,6 +23,8 @@ use keymoot_types::{
 use metrics::counter;
 use zeroize::Zeroizing;
 
+use crate::sightings::Sightings;
+
 /// Secret bytes of any length.
 pub type Plaintext = Zeroizing<Vec<u8>>;
 
@@ -180,6 +182,9 @@ impl Serving {
     fn judge_version(&self, keyring: &Keyring, version: KeyVersion) -> Result<(), Problem> {
         let unavailable = |why: &str| problem(ErrorCode::KeyVersionUnavailable, version, why);
         let Some(facts) = self.versions.iter().find(|facts| facts.version == version) else {
+            if let Some(known) = self.versions.iter().map(|facts| facts.version).max() {
+                self.last_use.sightings.saw(version, known);
+            }
             return Err(problem(ErrorCode::UnknownKeyVersion, version, "is not known here"));
         };
         match (facts.state, &facts.retirement) {
@@ -281,11 +286,13 @@ pub struct LastUse {
     used_ms: ArcSwap<BTreeMap<KeyVersion, Arc<AtomicU64>>>,
     /// When the alarm about a retired version was last raised; 0 is never.
     alarm_ms: AtomicU64,
+    /// Versions that were asked for and are not known.
+    pub(crate) sightings: Sightings,
 }
 
 impl Default for LastUse {
     fn default() -> Self {
-        Self { start: Instant::now(), used_ms: ArcSwap::default(), alarm_ms: AtomicU64::new(0) }
+        Self { start: Instant::now(), used_ms: ArcSwap::default(), alarm_ms: AtomicU64::new(0), sightings: Sightings::default() }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{
 use async_trait::async_trait;
 
 use crate::{
-    metadata::{Metadata, MetadataError, Record, Stamp},
+    metadata::{Existing, Metadata, MetadataError, Record, Stamp},
     source::{
         Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
     },
@@ -126,6 +126,10 @@ impl Metadata for FaultyMetadata {
 
     async fn remove(&self, key: &str, expected: Stamp) -> Result<(), MetadataError> {
         answer(self.count()?, self.inner.remove(key, expected).await)
+    }
+
+    async fn fill(&self, records: Vec<(String, Vec<u8>)>, existing: Existing) -> Result<(), MetadataError> {
+        answer(self.count()?, self.inner.fill(records, existing).await)
     }
 }
 

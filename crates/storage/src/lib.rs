@@ -17,7 +17,7 @@ pub mod open;
 pub mod source;
 pub mod sqlite;
 
-pub use open::{OpenError, open_metadata, open_source};
+pub use open::{OpenError, open_existing_metadata, open_metadata, open_source};
 
 /// The first byte string behind all those that begin with `prefix`; `None` where nothing is behind them.
 fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {

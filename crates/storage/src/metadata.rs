@@ -59,13 +59,23 @@ pub(crate) fn within_limit(key: &str, value: &[u8]) -> Result<(), MetadataError>
     )))
 }
 
+/// What becomes of the records that are there when a store is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// One record is enough to refuse.
+    Refuse,
+    /// All of them go.
+    Replace,
+}
+
 /// The metadata store.
 #[async_trait]
 pub trait Metadata: Send + Sync {
     /// The record, or `None` where the store answered that there is none.
     async fn get(&self, key: &str) -> Result<Option<Record>, MetadataError>;
 
-    /// All records whose key begins with `prefix`, ascending by the bytes of the key.
+    /// All records whose key begins with `prefix`, ascending by the bytes of the key, as they were at one moment:
+    /// a list of everything is a consistent copy.
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, MetadataError>;
 
     /// Writes the record whatever state it is in.
@@ -78,4 +88,8 @@ pub trait Metadata: Send + Sync {
 
     /// Removes the record if it is in the state `expected`; else [`MetadataError::Changed`].
     async fn remove(&self, key: &str, expected: Stamp) -> Result<(), MetadataError>;
+
+    /// Makes these records, of different keys, all that the store holds, durably and as a whole: nobody ever sees
+    /// a part of them. Where records are there and must not be replaced, [`MetadataError::Changed`] names one.
+    async fn fill(&self, records: Vec<(String, Vec<u8>)>, existing: Existing) -> Result<(), MetadataError>;
 }

@@ -35,6 +35,14 @@ pub fn open_metadata(url: &str) -> Result<Arc<dyn Metadata>, OpenError> {
     Ok(Arc::new(SqliteMetadata::open(sqlite_path(url)?)))
 }
 
+/// The same store, which is never made where there is none: what is to be copied must be there.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub fn open_existing_metadata(url: &str) -> Result<Arc<dyn Metadata>, OpenError> {
+    Ok(Arc::new(SqliteMetadata::open_existing(sqlite_path(url)?)))
+}
+
 /// The source that `spec` declares, opened at its first use.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use keymoot_storage::{
     conformance,
-    metadata::{Metadata, MetadataError, Record},
-    open_metadata,
+    metadata::{Existing, Metadata, MetadataError, Record},
+    open_existing_metadata, open_metadata,
     sqlite::SqliteMetadata,
 };
 use rusqlite::Connection;
@@ -202,4 +202,35 @@ async fn a_lock_that_is_held_too_long_is_unavailable_and_writes_nothing() {
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(store.get("a").await.unwrap().unwrap().stamp, stamp);
     store.swap("a", Some(stamp), b"2").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_over_another_connection_is_of_one_moment_while_the_store_is_filled_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta.db");
+    let (one, two) = (SqliteMetadata::open(&path), SqliteMetadata::open(&path));
+    let all = |value: u8| (0..500).map(|n| (format!("moment/{n:03}"), vec![value; 100])).collect::<Vec<_>>();
+    one.fill(all(0), Existing::Refuse).await.unwrap();
+    let filling = tokio::spawn(async move {
+        for value in 1..30 {
+            one.fill(all(value), Existing::Replace).await.unwrap();
+        }
+    });
+    while !filling.is_finished() {
+        let listed = two.list("").await.unwrap();
+        assert_eq!(listed.len(), 500);
+        assert!(listed.iter().all(|record| record.value == listed[0].value));
+    }
+    filling.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_must_exist_is_never_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta.db");
+    let url = format!("sqlite://{}", path.display());
+    let reason = unavailable(open_existing_metadata(&url).unwrap().get("a").await);
+    assert!(reason.contains("meta.db") && !path.exists(), "{reason}");
+    open_metadata(&url).unwrap().put("a", b"1").await.unwrap();
+    assert!(open_existing_metadata(&url).unwrap().get("a").await.unwrap().is_some());
 }

@@ -104,6 +104,9 @@ pub struct VersionRecord {
     /// Nodes that lack it may encrypt; loading it again takes this back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
+    /// Shares that may be in other hands, ascending by set. Making new shares takes none of them back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<ExposedSet>,
     /// What a newer build wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,
@@ -120,6 +123,27 @@ pub struct Retirement {
     /// When the hold ended with one more conclusive census; only then may a value of it be called invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ended: Option<Timestamp>,
+}
+
+/// Shares of one set that are, or may be, where they should not be. Shares of different sets never combine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExposedSet {
+    /// Which share set.
+    pub set: u32,
+    /// How many of its shares rebuild the key.
+    pub threshold: u8,
+    /// How many shares it has that were replaced by those of a later set; 0 while it is in force.
+    #[serde(default)]
+    pub replaced: u8,
+    /// Holders whose share is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<HolderName>,
+    /// Holders who are holders no longer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<HolderName>,
+    /// Holders whose package was not encrypted. Of the set in force its recipients tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plain: Vec<HolderName>,
 }
 
 /// The shares of one version: one polynomial.
@@ -269,7 +293,7 @@ impl ManifestDocument {
 }
 
 /// RFC 8785 writes numbers as doubles: beyond 2^53 - 1 two manifests could have one digest.
-fn numbers_are_exact(json: &Json) -> bool {
+pub(crate) fn numbers_are_exact(json: &Json) -> bool {
     const EXACT_MAX: u64 = (1 << 53) - 1;
     match json {
         Json::Number(number) => {
@@ -298,6 +322,11 @@ fn check(manifest: &Manifest) -> Result<(), ManifestError> {
     }
     if !manifest.macs.is_sorted_by(|a, b| a.version < b.version) {
         return refuse("macs are not ascending by number, one a version".into());
+    }
+    if let Some(record) =
+        manifest.versions.iter().find(|record| !record.exposed.is_sorted_by(|a, b| a.set < b.set))
+    {
+        return refuse(format!("the exposed sets of v{} are not ascending by number", record.version));
     }
     if !manifest.canaries.is_sorted_by(|a, b| (a.version, &a.key) < (b.version, &b.key)) {
         return refuse("canaries are not ascending by version and key".into());

@@ -91,13 +91,15 @@ pub enum ErrorCode {
     Conflict,
     /// The metadata store does not answer, so nothing can be recorded.
     StoreUnavailable,
+    /// The audit log can't be written, so nothing that makes, moves or destroys keys is done.
+    AuditUnavailable,
     /// A defect of ours.
     Internal,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedCiphertext,
         Self::AuthenticationFailed,
         Self::KeyVersionRetired,
@@ -118,6 +120,7 @@ impl ErrorCode {
         Self::GateRefused,
         Self::Conflict,
         Self::StoreUnavailable,
+        Self::AuditUnavailable,
         Self::Internal,
     ];
 
@@ -132,7 +135,8 @@ impl ErrorCode {
             | Self::InDoubt
             | Self::Sealed
             | Self::Overloaded
-            | Self::StoreUnavailable => 503,
+            | Self::StoreUnavailable
+            | Self::AuditUnavailable => 503,
             Self::RateLimited => 429,
             Self::UnknownKey | Self::NotFound => 404,
             Self::BadRequest => 400,
@@ -176,6 +180,7 @@ impl ErrorCode {
             Self::GateRefused => "Evidence is missing",
             Self::Conflict => "It contradicts the present state",
             Self::StoreUnavailable => "The metadata store does not answer",
+            Self::AuditUnavailable => "The audit log can't be written",
             Self::Internal => "A defect in Keymoot",
         }
     }

@@ -71,7 +71,7 @@ pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<
 }
 
 /// The manifest has it in hex, a certificate in base64.
-fn public_key(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn public_key(text: &str) -> Result<[u8; 32], String> {
     let from_base64 = || STANDARD.decode(text).ok()?.try_into().ok();
     let key = text.parse::<Digest>().ok().map(|digest| *digest.as_bytes()).or_else(from_base64);
     key.ok_or_else(|| "a public key is 32 bytes, as 64 lower-case hex digits or in base64".into())

@@ -4,6 +4,7 @@ use std::{io::Read as _, path::PathBuf};
 
 use age::armor::ArmoredReader;
 use anyhow::{Context as _, bail};
+use keymoot_server::node::backup::{self, Backup};
 use keymoot_types::{
     Share, Value,
     manifest::ManifestDocument,
@@ -14,10 +15,11 @@ use serde_json::{Value as Json, json};
 
 use crate::{cli::Context, exit::Exit, files, identity, output::printable};
 
-const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The longest of them is a backup.
+const BYTES_MAX: u64 = backup::BYTES_MAX;
 const SHARE_PREFIX: &str = "kmshare1";
 
-/// Say all that a value, share, parts file, package or manifest tells without a key
+/// Say all that a value, share, parts file, package, manifest or backup tells without a key
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 What is secret in a share is never shown. Works offline.
@@ -46,6 +48,9 @@ fn inspect(bytes: &[u8]) -> anyhow::Result<Json> {
     if bytes.starts_with(BINARY_PREFIX) {
         return value(bytes);
     }
+    if backup::is_backup(bytes) {
+        return backup(bytes);
+    }
     let text = std::str::from_utf8(bytes).context("neither a value nor text")?.trim();
     if text.starts_with(TEXT_PREFIX) {
         return value(text.as_bytes());
@@ -61,7 +66,7 @@ fn inspect(bytes: &[u8]) -> anyhow::Result<Json> {
             let parts: Vec<_> = file.lines.iter().map(|(name, text)| share(text, Some(name))).collect();
             Ok(json!({"kind": "parts file", "parts": parts}))
         }
-        Err(_) => bail!("this is no value, share, parts file, package or manifest of ours"),
+        Err(_) => bail!("this is no value, share, parts file, package, manifest or backup of ours"),
     }
 }
 
@@ -141,6 +146,17 @@ fn manifest(bytes: &[u8]) -> anyhow::Result<Json> {
         "revision": manifest.revision, "digest": document.digest(), "previous": manifest.previous,
         "members": manifest.members, "primary": manifest.primary, "keys": keys, "sources": sources,
         "macs_of": macs, "versions": versions,
+    }))
+}
+
+/// What a backup says of itself, once it is known to be whole.
+fn backup(bytes: &[u8]) -> anyhow::Result<Json> {
+    let Backup { header, last_good, records } = Backup::parse(bytes).context("it begins as a backup does")?;
+    let last_good = last_good.map(|bytes| ManifestDocument::parse(&bytes)).transpose().context("its last good manifest")?;
+    Ok(json!({
+        "kind": "backup", "keyring": header.keyring, "keyring_id": header.keyring_id, "revision": header.revision,
+        "digest": header.digest, "made_at": header.made_at, "node": header.node, "records": records.len(),
+        "last_good_revision": last_good.map(|document| document.manifest().revision), "whole": true,
     }))
 }
 

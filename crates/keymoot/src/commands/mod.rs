@@ -1,5 +1,7 @@
 //! One file a command.
 
+pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod census;
 pub(crate) mod certificate;
 pub(crate) mod completions;
@@ -14,6 +16,7 @@ pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod recover;
 pub(crate) mod rekey;
+pub(crate) mod restore_backup;
 pub(crate) mod retire;
 pub(crate) mod rotate;
 pub(crate) mod seal;
@@ -23,6 +26,8 @@ pub(crate) mod token;
 pub(crate) mod unlock;
 pub(crate) mod versions;
 
+mod changes;
+mod fan_out;
 mod packages;
 mod parts;
 mod rekey_watch;

@@ -25,16 +25,54 @@ pub(crate) fn versions_table(versions: &[VersionProgress]) -> String {
     table(["version", "state", "required", "shares", "validated", "given by"], rows)
 }
 
-/// Names every refused part, on stderr.
-pub(crate) fn note_rejected(rejected: &[RejectedPart]) {
+/// How far one version is.
+pub(crate) fn progress(version: &VersionProgress) -> String {
+    let (have, threshold) = (version.have, version.threshold);
+    if version.validated {
+        "validated".into()
+    } else {
+        format!("{have} of {threshold}: {} more", threshold.saturating_sub(have))
+    }
+}
+
+/// Whether shares of a version are still asked for: what unlocking requires, and what somebody has begun to give.
+pub(crate) fn is_wanted(version: &VersionProgress) -> bool {
+    (version.required || version.have > 0) && !version.validated
+}
+
+/// Names every refused part and what to do about it, on stderr. `place` says who refused, and which file it came from.
+pub(crate) fn note_rejected(place: &str, rejected: &[RejectedPart]) {
     for part in rejected {
         let holder = part.holder.as_ref().map(|holder| format!(" of {holder}")).unwrap_or_default();
         note(format!(
-            "refused: {}{holder}: {} ({})",
+            "{}: refused: {}{holder}: {} ({}). {}",
+            printable(place),
             printable(&part.name),
             printable(&part.detail),
-            part.code.as_str()
+            part.code.as_str(),
+            advice(part.code)
         ));
+    }
+}
+
+/// What the person does whose part was refused.
+fn advice(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::MalformedShare => "Copy the whole line again from your parts file",
+        RefusalCode::ChecksumFailed => "A typing error: compare it with the original, character by character",
+        RefusalCode::WrongKeyring => "Take the parts file of this keyring, or the address of the other one",
+        RefusalCode::NameMismatch => "Write the line as it was issued: its name, a colon, the share",
+        RefusalCode::UnknownVersion => "Ask the operator: the wrong node, or a store from a backup",
+        RefusalCode::VersionRetired => "Nothing is to be done; if it is needed after all, an operator restores it",
+        RefusalCode::VersionAborted => "Destroy this share; the version was never used",
+        RefusalCode::UnknownHolder => "Look which version the share is of, and tell the operator",
+        RefusalCode::ShareReplaced => "Use your newest parts file, and destroy this share",
+        RefusalCode::ShareMismatch => "Look for the right file, and tell the operator that this one turned up",
+        RefusalCode::AlreadyLoaded => "Nothing is to be done: the version is loaded",
+        RefusalCode::DuplicateShare => "Nothing is to be done: you have given, and another holder is next",
+        RefusalCode::KeyCheckFailed => {
+            "Tell the operator: the shares are right and the manifest's record is damaged"
+        }
     }
 }
 
@@ -43,16 +81,20 @@ pub(crate) fn is_harmless(part: &RejectedPart) -> bool {
     matches!(part.code, RefusalCode::AlreadyLoaded | RefusalCode::DuplicateShare)
 }
 
-/// How an unlock ends on one node, after its last answer and with all that was refused before.
-pub(crate) fn exit_of_unlock(answer: &PartsAnswer, rejected: &[RejectedPart]) -> Exit {
-    let unlocked = matches!(answer.state, NodeState::Unlocked | NodeState::Degraded);
-    let refused = rejected.iter().any(|part| !is_harmless(part));
-    // A version that shares were given for and that is not there yet, on an unlocked node a staged one.
-    let waiting = answer.versions.iter().any(|version| version.have > 0 && !version.validated);
-    match (unlocked, refused, waiting) {
-        (_, true, _) => Exit::Failed,
-        (true, false, false) => Exit::Done,
-        (_, false, _) => Exit::TryAgain,
+/// How an unlock ends on one node, after its last answer and with all that was refused on the way.
+pub(crate) fn exit_of_unlock(answer: &PartsAnswer) -> Exit {
+    let wanted = match answer.state {
+        NodeState::Unlocked => answer.versions.iter().any(is_wanted),
+        // What is required and missing was declared lost; only what was begun is waited for.
+        NodeState::Degraded => answer.versions.iter().any(|version| version.have > 0 && !version.validated),
+        NodeState::Uninitialised | NodeState::Sealed | NodeState::Unlocking => true,
+    };
+    if answer.rejected.iter().any(|part| !is_harmless(part)) {
+        Exit::Failed
+    } else if wanted {
+        Exit::TryAgain
+    } else {
+        Exit::Done
     }
 }
 
@@ -82,19 +124,26 @@ mod tests {
         }
     }
 
-    fn rejected(code: RefusalCode) -> [RejectedPart; 1] {
-        [RejectedPart { name: "x".into(), code, detail: "x".into(), version: None, holder: None }]
+    fn with(mut answer: PartsAnswer, code: RefusalCode) -> PartsAnswer {
+        answer.rejected =
+            vec![RejectedPart { name: "x".into(), code, detail: "x".into(), version: None, holder: None }];
+        answer
     }
 
     #[test]
     fn more_shares_needed_is_told_from_done_and_from_refused() {
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocking, 1), &[]), Exit::TryAgain);
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocked, 2), &[]), Exit::Done);
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocked, 1), &[]), Exit::TryAgain);
-        let duplicate = rejected(RefusalCode::DuplicateShare);
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocking, 1), &duplicate), Exit::TryAgain);
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocked, 2), &duplicate), Exit::Done);
-        let wrong = rejected(RefusalCode::ShareMismatch);
-        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocking, 1), &wrong), Exit::Failed);
+        let (waiting, unlocked) = (|| answer(NodeState::Unlocking, 1), || answer(NodeState::Unlocked, 2));
+        assert_eq!(exit_of_unlock(&waiting()), Exit::TryAgain);
+        assert_eq!(exit_of_unlock(&unlocked()), Exit::Done);
+        assert_eq!(exit_of_unlock(&with(waiting(), RefusalCode::DuplicateShare)), Exit::TryAgain);
+        assert_eq!(exit_of_unlock(&with(unlocked(), RefusalCode::AlreadyLoaded)), Exit::Done);
+        assert_eq!(exit_of_unlock(&with(waiting(), RefusalCode::ShareMismatch)), Exit::Failed);
+    }
+
+    #[test]
+    fn a_node_that_calls_itself_unlocked_without_what_is_required_is_not_believed() {
+        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocked, 1)), Exit::TryAgain);
+        assert_eq!(exit_of_unlock(&answer(NodeState::Unlocked, 0)), Exit::TryAgain);
+        assert_eq!(exit_of_unlock(&answer(NodeState::Degraded, 0)), Exit::Done);
     }
 }

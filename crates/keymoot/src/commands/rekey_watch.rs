@@ -61,7 +61,7 @@ pub(crate) async fn watch(control: &Control, id: &str) -> anyhow::Result<Job> {
 }
 
 /// A node that restarts is away for a while, and then sealed; the job goes on when it is back.
-fn passes(error: &ControlError) -> bool {
+pub(crate) fn passes(error: &ControlError) -> bool {
     problem_in(error).is_none_or(|problem| Exit::of_problem(problem.code) == Exit::TryAgain)
 }
 

@@ -1,20 +1,23 @@
 //! `keymoot rotate`
 
+mod ask;
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use keymoot_api::{
     init::HolderSpec,
-    rotate::{ActivateRequest, RequestBody, StageRequest, StepRequest},
+    rotate::{ActivateRequest, StageRequest, StepRequest},
 };
 use keymoot_client::Control;
-use keymoot_types::{KeyVersion, VersionState};
+use keymoot_types::{HolderName, KeyName, KeyVersion, VersionState};
 use serde_json::json;
 
 use super::{
     packages,
     steps::{self, LeaveOut, StepArgs},
+    value::AssociatedData,
 };
 use crate::{
     arguments,
@@ -40,8 +43,84 @@ Examples:
         /// A holder of the new version; repeat it for each [default: as the primary's]
         #[arg(long = "holder", value_name = "NAME[=AGE_RECIPIENT]", value_parser = arguments::holder)]
         holders: Vec<HolderSpec>,
+        /// The highest version that ever was, such as v10: asked for after a restore, so that no number is given twice
+        #[arg(long, value_name = "VERSION", value_parser = arguments::version)]
+        highest: Option<KeyVersion>,
     },
-    /// Fetch a staged version's packages, while the node that made it still has them
+    /// Ask the holders' consent to new shares of a version, for other holders or with another threshold
+    #[command(after_help = "\
+The key stays the same, its shares are all made anew, and the old ones are refused once enough new ones are proved.
+Resharing does not revoke: a threshold of old shares still rebuilds the key, so they are destroyed.
+A holder of now who is named without a recipient keeps theirs.
+
+Examples:
+  keymoot rotate reshare --holder ann --holder bob --holder joe=age1…     eve goes, joe comes
+  keymoot rotate reshare v9 --threshold 3                                 the same holders, three of them needed")]
+    Reshare {
+        /// Which version, such as v10 [default: the primary]
+        #[arg(value_parser = arguments::version)]
+        version: Option<KeyVersion>,
+        /// A holder from now on, all of them; repeat it for each [default: as now]
+        #[arg(long = "holder", value_name = "NAME[=AGE_RECIPIENT]", value_parser = arguments::holder)]
+        holders: Vec<HolderSpec>,
+        /// Shares that rebuild the key from now on [default: as now]
+        #[arg(long, value_parser = clap::value_parser!(u8).range(2..))]
+        threshold: Option<u8>,
+    },
+    /// Ask the holders' consent to new shares because a holder's is lost: a laptop, a person
+    #[command(after_help = "\
+Everybody gets a new share. Until enough of them are proved the old ones work; whoever finds the laptop still holds one
+share, so `keymoot status` counts it.
+
+Examples:
+  keymoot rotate replace bob --with bob=age1…       the same person, with a new identity
+  keymoot rotate replace bob --with joe=age1…       another person
+  keymoot rotate replace bob                        nobody")]
+    Replace {
+        /// Whose share is lost
+        holder: HolderName,
+        /// Who gets their place
+        #[arg(long, value_name = "NAME[=AGE_RECIPIENT]", value_parser = arguments::holder)]
+        with: Option<HolderSpec>,
+        /// Which version, such as v10 [default: the primary]
+        #[arg(long, value_parser = arguments::version)]
+        version: Option<KeyVersion>,
+    },
+    /// Ask the holders' consent to throw a version away without evidence, accepting a loss
+    #[command(after_help = "\
+Values of it are lost, and answer `undetermined` for ever. `keymoot retire` is the way with evidence.
+
+Example:
+  keymoot rotate retire-override v9 --reason \"the archive of 2019 is lost with it, agreed by …\"")]
+    RetireOverride {
+        /// Which version, such as v9
+        #[arg(value_parser = arguments::version)]
+        version: KeyVersion,
+        /// The loss that is accepted, in words; the holders see it
+        #[arg(long)]
+        reason: String,
+    },
+    /// Ask the holders' consent to bring a version back that a restored store has forgotten
+    #[command(after_help = "\
+The witness shows that the rebuilt key is right: one genuine value of that version, or a manifest that knows it.
+
+Examples:
+  keymoot rotate import v10 --witness value.txt --key auth-token
+  keymoot rotate import v10 --witness - < manifest.json")]
+    Import {
+        /// Which version, such as v10
+        #[arg(value_parser = arguments::version)]
+        version: KeyVersion,
+        /// File with the witness; - is stdin
+        #[arg(long, value_name = "FILE")]
+        witness: PathBuf,
+        /// Name of the key that the value was encrypted with [default: each that is declared is tried]
+        #[arg(long, value_name = "NAME")]
+        key: Option<KeyName>,
+        #[command(flatten)]
+        associated_data: AssociatedData,
+    },
+    /// Fetch the packages of a version just made or shared out anew, while the node that made them has them
     #[command(after_help = "Example:\n  keymoot rotate packages v10 --out packages-v10")]
     Packages {
         /// Which version, such as v10
@@ -102,7 +181,22 @@ Examples:
 pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     match command {
-        Command::Stage { threshold, holders } => stage(context, &control, threshold, holders).await,
+        Command::Stage { threshold, holders, highest } => {
+            let holders = (!holders.is_empty()).then_some(holders);
+            ask::stage(context, &control, StageRequest { threshold, holders, highest }).await
+        }
+        Command::Reshare { version, holders, threshold } => {
+            ask::reshare(context, &control, version, holders, threshold).await
+        }
+        Command::Replace { holder, with, version } => {
+            ask::replace(context, &control, &holder, with, version).await
+        }
+        Command::RetireOverride { version, reason } => {
+            ask::retire_override(context, &control, version, reason).await
+        }
+        Command::Import { version, witness, key, associated_data } => {
+            ask::import(context, &control, version, &witness, key, &associated_data).await
+        }
         Command::Packages { version, out } => fetch_packages(context, &control, version, &out).await,
         Command::Withdraw { request } => {
             control.request_cancel(&request).await.context("withdrawing the request")?;
@@ -132,28 +226,6 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
     }
 }
 
-async fn stage(
-    context: &Context,
-    control: &Control,
-    threshold: Option<u8>,
-    holders: Vec<HolderSpec>,
-) -> anyhow::Result<Exit> {
-    let holders = (!holders.is_empty()).then_some(holders);
-    let body = RequestBody::Stage(StageRequest { threshold, holders });
-    let answer = control.request(&body).await.context("asking for the holders' consent")?;
-    context.out.result(&answer, |answer| {
-        format!(
-            "request {}\ndigest  {}\n{} of {} consents\n",
-            answer.id, answer.digest, answer.have, answer.needed
-        )
-    })?;
-    note(format!(
-        "{} holders look at it and consent, within 24 hours, each with\n  keymoot holder consent {} FILE",
-        answer.needed, answer.id
-    ));
-    Ok(Exit::Done)
-}
-
 async fn fetch_packages(
     context: &Context,
     control: &Control,
@@ -164,9 +236,7 @@ async fn fetch_packages(
     packages::prepare(out, answer.packages.iter().map(|package| &package.holder))?;
     let written = packages::write(out, &answer.packages)?;
     context.out.result(&written, |written| packages::show(written))?;
-    note(format!(
-        "hand each to its holder, who proves it with `keymoot holder prove FILE` before v{version} is activated"
-    ));
+    note("hand each to its holder, who opens it with `keymoot holder open FILE`: that proves it, too");
     Ok(Exit::Done)
 }
 

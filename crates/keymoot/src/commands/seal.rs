@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::fan_out;
 use crate::{cli::Context, exit::Exit, output::printable};
 
 /// Wipe every key from memory, on every node; only shares bring them back
@@ -21,27 +22,24 @@ struct Sealed {
     error: Option<String>,
 }
 
-/// Seals the nodes; one that can't be reached keeps no other from being sealed.
+/// Seals all nodes at once; one that can't be reached keeps no other from being sealed.
 pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
-    let connection = context.connect.settle()?;
-    let (mut nodes, mut exit) = (Vec::new(), Exit::Done);
-    for addr in connection.nodes(&args.nodes) {
-        let sealed = match connection.control_of(&addr)?.seal().await {
-            Ok(()) => Sealed { addr, sealed: true, error: None },
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                exit = Exit::of_error(&error);
-                Sealed { addr, sealed: false, error: Some(format!("{error:#}")) }
-            }
-        };
-        nodes.push(sealed);
-    }
+    let nodes = fan_out::nodes(&context.connect.settle()?, &args.nodes)?;
+    let outcomes = fan_out::each(nodes, async |control| Ok(control.seal().await?)).await;
+    let exit = Exit::worst(outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).map(Exit::of_error));
+    let nodes: Vec<_> = outcomes
+        .into_iter()
+        .map(|(addr, outcome)| {
+            let error = outcome.err().map(|error| format!("{error:#}"));
+            Sealed { addr, sealed: error.is_none(), error }
+        })
+        .collect();
     context.out.result(&nodes, |nodes| {
         nodes
             .iter()
             .map(|node| match &node.error {
                 None => format!("{} is sealed\n", node.addr),
-                Some(error) => format!("{} is NOT sealed: {}\n", node.addr, printable(error)),
+                Some(error) => format!("{} is NOT known to be sealed: {}\n", node.addr, printable(error)),
             })
             .collect()
     })?;

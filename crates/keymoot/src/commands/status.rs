@@ -4,8 +4,9 @@ use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use keymoot_api::status::{ManifestOrigin, StatusAnswer};
+use serde::Serialize;
 
-use super::parts;
+use super::{fan_out, parts};
 use crate::{
     cli::Context,
     exit::Exit,
@@ -20,39 +21,99 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 /// Show how the node is; ends with what needs a person and with the way back that is open
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without a token names of holders, sources and peers are not shown.
+Without a token names of holders, sources and peers are not shown. Of several nodes each gets a line; one that was not
+reached is named, and the exit code is then 3.
 
 Examples:
   keymoot status
-  keymoot status --watch")]
+  keymoot status --watch
+  keymoot status --node https://db1:8201 --node https://db2:8201")]
 pub(crate) struct Args {
+    /// Control address of a node; repeat it for each [default: the profile's nodes]
+    #[arg(long = "node", value_name = "URL")]
+    nodes: Vec<String>,
     /// Show it again every two seconds, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
+#[derive(Serialize)]
+struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    addr: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
 /// Shows the status, once or again and again.
 pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> {
-    let control = context.connect.settle()?.control()?;
+    let connection = context.connect.settle()?;
     if !args.watch {
-        let status = control.status().await.context("asking for the status")?;
-        context.out.result(&status, text)?;
-        return Ok(Exit::Done);
+        return look(context, fan_out::nodes(&connection, &args.nodes)?, "").await;
     }
     let terminal = std::io::stdout().is_terminal() && !context.out.is_json();
     loop {
+        let nodes = fan_out::nodes(&connection, &args.nodes)?;
         // A node that restarts is what one watches for: no end to the watching.
-        match control.status().await {
-            Ok(status) => {
-                if terminal {
-                    context.out.raw(CLEAR)?;
-                }
-                context.out.result(&status, text)?;
-            }
-            Err(error) => note(format!("no status: {}", printable(&error.to_string()))),
+        if let Err(error) = look(context, nodes, if terminal { CLEAR } else { "" }).await {
+            note(format!("no status: {}", printable(&format!("{error:#}"))));
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// One look at all nodes. A single one is shown whole, several with a line each.
+async fn look(context: &Context, nodes: Vec<fan_out::Node>, before: &str) -> anyhow::Result<Exit> {
+    let outcomes = fan_out::each(nodes, async |control| Ok(control.status().await?)).await;
+    let exit = Exit::worst(outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).map(Exit::of_error));
+    let shown = |text: String| format!("{before}{text}");
+    match <[_; 1]>::try_from(outcomes) {
+        Ok([(addr, outcome)]) => {
+            let status = outcome.with_context(|| format!("asking {addr} for its status"))?;
+            context.out.result(&status, |status| shown(text(status)))?;
+        }
+        Err(outcomes) => {
+            let nodes = outcomes.into_iter().map(|(addr, outcome)| match outcome {
+                Ok(status) => Node { addr, status: Some(status), error: None },
+                Err(error) => Node { addr, status: None, error: Some(format!("{error:#}")) },
+            });
+            context.out.result(&Nodes { nodes: nodes.collect() }, |nodes| shown(lines(&nodes.nodes)))?;
+        }
+    }
+    Ok(exit)
+}
+
+/// A line a node, then what needs a person where, then the way back.
+fn lines(nodes: &[Node]) -> String {
+    let rows = nodes.iter().map(|node| match &node.status {
+        Some(status) => {
+            let wanted = status.versions.iter().filter(|version| version.required || version.have > 0);
+            let versions: Vec<_> =
+                wanted.map(|version| format!("v{} {}", version.version, parts::progress(version))).collect();
+            let (name, state) = (status.node.to_string(), status.state.to_string());
+            [name, state, status.revision.to_string(), versions.join(", "), node.addr.clone()]
+        }
+        None => ["?".into(), "NOT reached".into(), String::new(), String::new(), node.addr.clone()],
+    });
+    let mut text = table(["node", "state", "revision", "versions", "address"], rows);
+    for node in nodes {
+        if let Some(error) = &node.error {
+            text.push_str(&format!("{}: NOT reached: {}\n", node.addr, printable(error)));
+        }
+        for need in node.status.iter().flat_map(|status| &status.needs) {
+            text.push_str(&format!("{}: needs a person: {}\n", node.addr, printable(need)));
+        }
+    }
+    for status in nodes.iter().filter_map(|node| node.status.as_ref()) {
+        text.push_str(&format!("{}: way back: {}\n", status.node, printable(&status.way_back)));
+    }
+    text
 }
 
 fn text(status: &StatusAnswer) -> String {

@@ -107,10 +107,10 @@ impl World {
         let first = &made[primary];
         let members = vec![node("db1"), node("db2"), node("db3")];
         let name = "prod".parse().unwrap();
-        let mut manifest = revise::first(name, keyring_id(), members, first.number, &first.staged, then());
+        let mut manifest = revise::first(name, keyring_id(), members, &first.staged, then());
         for (version, (_, state)) in made.iter().zip(versions) {
             if *state != VersionState::Primary {
-                revise::stage(&mut manifest, version.number, &version.staged, then());
+                revise::stage(&mut manifest, &version.staged, then());
                 manifest.version_mut(version.number).unwrap().state = *state;
             }
         }

@@ -14,7 +14,7 @@ use keymoot_keyring::{Keyring, Validated, stage::stage};
 use keymoot_rekey::{JobState, JobView, Jobs, Keys, Setup, Sources};
 use keymoot_storage::{
     memory::{MemoryMetadata, MemorySource},
-    metadata::{Metadata, MetadataError, Record, Stamp},
+    metadata::{Existing, Metadata, MetadataError, Record, Stamp},
     source::{
         Cell, IdPart, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped,
         Total, Visit,
@@ -172,6 +172,9 @@ impl Metadata for Mortal<Arc<MemoryMetadata>> {
     }
     async fn remove(&self, key: &str, expected: Stamp) -> Result<(), MetadataError> {
         self.death.call(self.inner.remove(key, expected)).await
+    }
+    async fn fill(&self, records: Vec<(String, Vec<u8>)>, existing: Existing) -> Result<(), MetadataError> {
+        self.death.call(self.inner.fill(records, existing)).await
     }
 }
 

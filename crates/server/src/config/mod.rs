@@ -51,6 +51,8 @@ pub struct Config {
     pub retire: Retire,
     /// What is asked of the daemon's own memory.
     pub memory: Memory,
+    /// The audit log's file.
+    pub audit: Audit,
     /// Who may call.
     pub tokens: Vec<Token>,
     /// The declared keys.
@@ -108,6 +110,13 @@ pub struct Retire {
 pub struct Memory {
     /// Whether the daemon refuses to start where its pages can't be locked, rather than warn.
     pub require_lock: bool,
+}
+
+/// The audit log's file.
+#[derive(Debug, Clone, Copy)]
+pub struct Audit {
+    /// From this size on a new file is begun; the old one is kept.
+    pub max_bytes: u64,
 }
 
 /// What a token may be used for.

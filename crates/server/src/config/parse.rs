@@ -14,12 +14,15 @@ use keymoot_types::{Digest, KeyName, KeyringName, NodeName, SourceName, associat
 use toml::de::DeTable;
 
 use super::{
-    Cluster, Config, Key, Listen, Memory, Operation, Places, Report, Retire, Role, TlsFiles, Token,
+    Audit, Cluster, Config, Key, Listen, Memory, Operation, Places, Report, Retire, Role, TlsFiles, Token,
     section::{At, Reading, Section},
 };
 
 /// The most tokens, keys, sources and members.
 const LIST_MAX: usize = 1_000;
+const AUDIT_BYTES: u64 = 64 * 1024 * 1024;
+/// Room for one record of the longest.
+const AUDIT_BYTES_LEAST: u64 = 64 * 1024;
 const HOUR: Duration = Duration::from_secs(3_600);
 const DATA: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8200);
 const CONTROL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8201);
@@ -55,6 +58,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
     let cluster = cluster(root.section("cluster"));
     let retire = retire(root.section("retire"));
     let memory = memory(root.section("memory"));
+    let audit = audit(root.section("audit"));
     let keys = keys(&root);
     let tokens = tokens(&root, &keys, places);
     let sources = sources(&root, &keys, places);
@@ -73,6 +77,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
         cluster: cluster?,
         retire,
         memory,
+        audit,
         tokens,
         keys: keys.into_iter().map(At::value).collect(),
         sources,
@@ -184,6 +189,14 @@ fn memory(section: Option<Section<'_>>) -> Memory {
     let require_lock = section.flag("require_lock").is_some_and(At::value);
     section.finish();
     Memory { require_lock }
+}
+
+fn audit(section: Option<Section<'_>>) -> Audit {
+    let mut audit = Audit { max_bytes: AUDIT_BYTES };
+    let Some(section) = section else { return audit };
+    audit.max_bytes = section.bytes("max_bytes", AUDIT_BYTES_LEAST).map_or(AUDIT_BYTES, At::value);
+    section.finish();
+    audit
 }
 
 fn retire(section: Option<Section<'_>>) -> Retire {

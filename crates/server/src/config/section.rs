@@ -203,6 +203,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A number of bytes, at least `least`.
+    pub(super) fn bytes(&self, field: &'static str, least: u64) -> Option<At<u64>> {
+        let At { value, line } = self.field(field)?;
+        let DeValue::Integer(number) = value else {
+            self.wrong_type(line, field, "a number of bytes", value);
+            return None;
+        };
+        let bytes = u64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .filter(|bytes| *bytes >= least)
+            .ok_or_else(|| format!("{number} is not a number of bytes, at least {least}"));
+        self.checked(field, line, bytes)
+    }
+
     /// Such as `24h`.
     pub(super) fn duration(&self, field: &'static str) -> Option<At<Duration>> {
         let At { value, line } = self.text(field)?;

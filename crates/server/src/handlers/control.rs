@@ -1,10 +1,16 @@
 //! The control listener: one row of [`routes`] a handler.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{Router, response::IntoResponse as _};
 use http::{StatusCode, header::CONTENT_TYPE};
-use keymoot_api::{Problem, routes, upkeep::Nothing};
+use keymoot_api::{
+    Problem,
+    rotate::ConsentRequest,
+    routes,
+    unlock::{PartsRequest, RejectedPart},
+    upkeep::Nothing,
+};
 use keymoot_types::ErrorCode;
 use serde::Serialize;
 
@@ -18,9 +24,13 @@ use crate::{
     http::{auth::Access, problem::json_response},
 };
 
-/// 422 when any part was refused.
-fn parts(answer: &impl Serialize, rejected: usize) -> Answer {
-    let status = if rejected == 0 { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+/// 422 when any part was refused. The log hears of it while its address has allowance.
+fn parts(answer: &impl Serialize, rejected: &[RejectedPart], from: Option<IpAddr>, in_allowance: bool) -> Answer {
+    for part in rejected.iter().filter(|_| in_allowance) {
+        let holder = part.holder.as_ref().map(|holder| holder.as_str());
+        tracing::warn!(code = part.code.as_str(), version = part.version.map(|v| v.get()), holder, ?from, "part refused");
+    }
+    let status = if rejected.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     Ok(json_response(status, answer))
 }
 
@@ -31,10 +41,11 @@ pub fn routes(state: ControlState) -> Router {
         .add(&routes::INIT, async |call: Call<_>| {
             Ok(json_response(StatusCode::CREATED, &call.node.init(call.body).await?))
         })
-        .add(&routes::UNLOCK_PARTS, async |call: Call<_>| {
-            let named = call.named();
+        .add(&routes::UNLOCK_PARTS, async |call: Call<PartsRequest>| {
+            let (named, from) = (call.named(), call.from);
+            let in_allowance = call.node.hear(from, &call.body.parts)?;
             let answer = call.node.unlock_parts(call.body, named).await?;
-            parts(&answer, answer.rejected.len())
+            parts(&answer, &answer.rejected, from, in_allowance)
         })
         .add(&routes::UNLOCK_RESET, async |call: Call<Nothing>| {
             call.node.unlock_reset().await;
@@ -44,10 +55,11 @@ pub fn routes(state: ControlState) -> Router {
             call.node.unlock_degraded(call.body.missing).await?;
             ok(&call.node.status(true).await)
         })
-        .add(&routes::PROVE_PARTS, async |call: Call<_>| {
-            let named = call.named();
+        .add(&routes::PROVE_PARTS, async |call: Call<PartsRequest>| {
+            let (named, from) = (call.named(), call.from);
+            let in_allowance = call.node.hear(from, &call.body.parts)?;
             let answer = call.node.prove_parts(call.body, named).await?;
-            parts(&answer, answer.rejected.len())
+            parts(&answer, &answer.rejected, from, in_allowance)
         })
         .add(&routes::SEAL, async |call: Call<Nothing>| {
             call.node.seal().await;
@@ -84,10 +96,11 @@ fn rotation(table: Table) -> Table {
         .add(&routes::REQUEST, async |call: Call<Nothing>| {
             ok(&call.node.request(&call.argument, call.named()).await?)
         })
-        .add(&routes::REQUEST_CONSENT, async |call: Call<_>| {
-            let named = call.named();
+        .add(&routes::REQUEST_CONSENT, async |call: Call<ConsentRequest>| {
+            let (named, from) = (call.named(), call.from);
+            let in_allowance = call.node.hear(from, &call.body.parts)?;
             let answer = call.node.consent(&call.argument, call.body, named).await?;
-            parts(&answer, answer.rejected.len())
+            parts(&answer, &answer.rejected, from, in_allowance)
         })
         .add(&routes::REQUEST_CANCEL, async |call: Call<Nothing>| {
             call.node.cancel_request(&call.argument).await?;

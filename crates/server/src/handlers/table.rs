@@ -24,6 +24,7 @@ use crate::{
         auth::{Access, Caller},
         body::{BodyReader, CONTROL_BODY_TIMEOUT},
         problem::{json_response, problem_response},
+        shed::{Admitted, Shed},
     },
     listen::{Peer, Tls},
     node::Node,
@@ -88,12 +89,14 @@ pub(super) struct Table {
     router: Router,
     state: ControlState,
     reader: BodyReader,
+    shed: Arc<Shed>,
 }
 
 impl Table {
     /// Without a row.
     pub(super) fn new(state: ControlState) -> Self {
-        Self { router: Router::new(), state, reader: BodyReader::new(CONTROL_BODY_TIMEOUT) }
+        let reader = BodyReader::new(CONTROL_BODY_TIMEOUT);
+        Self { router: Router::new(), state, reader, shed: Arc::new(Shed::control()) }
     }
 
     /// All of its rows.
@@ -116,11 +119,12 @@ impl Table {
         F: Fn(ControlState, Call<T>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
     {
-        let (state, reader) = (self.state.clone(), self.reader.clone());
+        let (state, reader, shed) = (self.state.clone(), self.reader.clone(), self.shed.clone());
         let serve = move |request: Request| {
             let (state, reader, handler) = (state.clone(), reader.clone(), handler.clone());
+            let admitted = shed.admit();
             async move {
-                let answer = answer(route, state, reader, handler, request).await;
+                let answer = answer(route, state, reader, admitted, handler, request).await;
                 answer.unwrap_or_else(problem_response)
             }
         };
@@ -160,6 +164,7 @@ async fn answer<T, F, Fut>(
     route: &'static Route,
     state: ControlState,
     reader: BodyReader,
+    admitted: Result<Admitted, Problem>,
     handler: F,
     request: Request,
 ) -> Answer
@@ -169,15 +174,15 @@ where
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let (head, body) = request.into_parts();
-    let admitted = state.access.load().admit(route.who, &head.headers);
-    let caller = match admitted {
+    let caller = match state.access.load().admit(route.who, &head.headers) {
         Ok(caller) => caller,
         Err(problem) => {
             reader.linger(body);
             return Err(problem);
         }
     };
-    let body = reader.json(body, route.body_bytes_max).await?;
+    let mut admitted = admitted?;
+    let body = reader.json(body, route.body_bytes_max, &mut admitted).await?;
     let pattern = head.extensions.get::<MatchedPath>().map_or(route.path, MatchedPath::as_str);
     let call = Call {
         node: state.node.clone(),

@@ -76,8 +76,13 @@ impl BodyReader {
     }
 
     /// Reads a JSON body; an empty one is `{}`. No error repeats what stood in it.
-    pub async fn json<T: DeserializeOwned>(&self, body: Body, bytes_max: usize) -> Result<T, Problem> {
-        keymoot_api::body::parse(&self.read(body, bytes_max, None).await?)
+    pub async fn json<T: DeserializeOwned>(
+        &self,
+        body: Body,
+        bytes_max: usize,
+        admitted: &mut Admitted,
+    ) -> Result<T, Problem> {
+        keymoot_api::body::parse(&self.read(body, bytes_max, Some(admitted)).await?)
     }
 
     /// Reads the rest of a body that was refused and throws it away, for a while.

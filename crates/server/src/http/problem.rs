@@ -41,9 +41,15 @@ impl IntoResponse for Refused {
 
 /// `overloaded` or `rate_limited`, with a time to come back that differs from client to client.
 pub fn later(code: ErrorCode, detail: impl Into<String>) -> Problem {
+    later_than(Duration::ZERO, code, detail)
+}
+
+/// The same where coming back before `wait` is over would be in vain.
+pub fn later_than(wait: Duration, code: ErrorCode, detail: impl Into<String>) -> Problem {
     // Without randomness all come back together, which is bad, but not a reason to answer nothing.
     let jitter_ms = u64::from(getrandom::u32().unwrap_or_default()) % (2 * RETRY_MS);
-    Problem::new(code, detail).with_retry(Duration::from_millis(RETRY_MS + jitter_ms))
+    let wait = wait.max(Duration::from_millis(RETRY_MS));
+    Problem::new(code, detail).with_retry(wait + Duration::from_millis(jitter_ms))
 }
 
 /// `application/problem+json` with the verdict's header, and `Retry-After` where the problem says when.

@@ -8,16 +8,22 @@ use metrics::{Counter, counter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::later;
+use crate::listen::Limits;
 
 /// The budget is counted in these.
 const UNIT_BYTES: usize = 1024;
 
-/// How much the data listener takes on.
+/// What a body of the control listener may have without room in the budget: as much as any holder's parts. A flood of
+/// long bodies so keeps no short one out.
+const CONTROL_FREE_BYTES: usize = 4 * UNIT_BYTES;
+
+/// How much a listener takes on.
 #[derive(Debug)]
 pub struct Shed {
     requests: Arc<Semaphore>,
     /// Units of [`UNIT_BYTES`] of bodies in memory.
     memory: Arc<Semaphore>,
+    free_bytes: usize,
     refused: Counter,
 }
 
@@ -35,8 +41,15 @@ impl Shed {
         Self {
             requests: Arc::new(Semaphore::new(requests_max)),
             memory: Arc::new(Semaphore::new(bytes_max / UNIT_BYTES)),
+            free_bytes: 0,
             refused: counter!("keymoot_requests_shed_total"),
         }
+    }
+
+    /// Of the control listener: 64 MiB of long bodies, and as many short ones as its connections can have open.
+    pub fn control() -> Self {
+        let requests_max = Limits::CONTROL.connections_max * Limits::CONTROL.streams_max as usize;
+        Self { free_bytes: CONTROL_FREE_BYTES, ..Self::new(requests_max, 64 * 1024 * 1024) }
     }
 
     /// Takes a request on, or refuses it as `overloaded`.
@@ -46,6 +59,7 @@ impl Shed {
             _request: request,
             memory: None,
             budget: self.memory.clone(),
+            free_bytes: self.free_bytes,
             refused: self.refused.clone(),
         })
     }
@@ -66,6 +80,7 @@ pub struct Admitted {
     _request: OwnedSemaphorePermit,
     memory: Option<OwnedSemaphorePermit>,
     budget: Arc<Semaphore>,
+    free_bytes: usize,
     refused: Counter,
 }
 
@@ -73,7 +88,8 @@ impl Admitted {
     /// Its body has come to so many bytes.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
         let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(lacking) = bytes.div_ceil(UNIT_BYTES).checked_sub(held).filter(|lacking| *lacking > 0) else {
+        let counted = bytes.saturating_sub(self.free_bytes);
+        let Some(lacking) = counted.div_ceil(UNIT_BYTES).checked_sub(held).filter(|lacking| *lacking > 0) else {
             return Ok(());
         };
         let lacking = u32::try_from(lacking).map_err(|_| overloaded(&self.refused))?;
@@ -105,5 +121,15 @@ mod tests {
         drop(first);
         second.grow_to(4 * UNIT_BYTES).unwrap();
         assert!(shed.admit().is_ok());
+    }
+
+    #[test]
+    fn long_bodies_on_the_control_listener_keep_no_short_one_out() {
+        let shed = Shed::control();
+        let mut long = shed.admit().unwrap();
+        long.grow_to(64 * 1024 * 1024 + CONTROL_FREE_BYTES).unwrap();
+        let mut short = shed.admit().unwrap();
+        short.grow_to(CONTROL_FREE_BYTES).unwrap();
+        assert_eq!(short.grow_to(CONTROL_FREE_BYTES + 1).unwrap_err().code, ErrorCode::Overloaded);
     }
 }

@@ -21,16 +21,12 @@ use hyper_util::{
 };
 use keymoot_api::routes;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::{
-    net::TcpStream,
-    sync::{Notify, Semaphore},
-    time::timeout,
-};
+use tokio::{net::TcpStream, sync::Notify, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
-use super::{Bound, Limits, TlsHandle};
+use super::{Bound, Limits, TlsHandle, room::Room};
 use crate::memory::WipingStack;
 
 /// When the process is out of file descriptors, some come back in this time.
@@ -63,30 +59,35 @@ pub async fn serve(bound: Bound, tls: TlsHandle, router: Router, limits: Limits,
         stop: stop.clone(),
         open: gauge!("keymoot_connections", "listener" => limits.name),
         failed: counter!("keymoot_handshakes_failed_total", "listener" => limits.name),
+        crowded_out: counter!("keymoot_connections_crowded_out_total", "listener" => limits.name),
     });
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let room = Room::new(&limits);
     let tasks = TaskTracker::new();
     loop {
-        // The slot comes first: without one, connections wait in the kernel.
-        let accepted = async {
-            let slot = slots.clone().acquire_owned().await.ok();
-            (slot, bound.listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accepted => accepted,
+            accepted = bound.listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let acceptor = TlsAcceptor::from(tls.load_full());
-                let connection = connection.clone();
-                tasks.spawn(async move {
-                    connection.run(stream, peer, acceptor).await;
-                    drop(slot);
-                });
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause_after(&error, limits.name).await;
+                continue;
             }
-            Err(error) => pause_after(&error, limits.name).await,
-        }
+        };
+        // Until there is room, the next connections wait in the kernel.
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = room.enter(peer.ip()) => place,
+        };
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let connection = connection.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = place.ended() => connection.crowded_out.increment(1),
+                () = connection.run(stream, peer, acceptor) => {}
+            }
+        });
     }
     drop(bound);
     tasks.close();
@@ -137,6 +138,7 @@ struct Connection {
     stop: CancellationToken,
     open: Gauge,
     failed: Counter,
+    crowded_out: Counter,
 }
 
 impl Connection {

@@ -4,12 +4,19 @@
 //!
 //! # Layout
 //!
-//! [`tls`] makes certificates and keys into settings, `accept` is the loop.
+//! [`tls`] makes certificates and keys into settings, `accept` is the loop, `room` says who makes way when
+//! a listener is full.
 
 mod accept;
+mod room;
 pub mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -31,6 +38,8 @@ pub struct Limits {
     pub name: &'static str,
     /// Open connections; beyond that, accepting pauses.
     pub connections_max: usize,
+    /// Whether a full listener rather ends the oldest connection of the address that has most.
+    pub makes_room: bool,
     /// From the connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the beginning of the wait for a request to the end of its headers; an idle connection ends with it.
@@ -48,14 +57,30 @@ impl Limits {
     pub const DATA: Self = Self {
         name: "data",
         connections_max: 10_000,
+        makes_room: false,
         handshake_timeout: Duration::from_secs(10),
         header_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(10),
         streams_max: 200,
         peer: false,
     };
-    /// Of the control listener.
-    pub const CONTROL: Self = Self { name: "control", connections_max: 1_000, peer: true, ..Self::DATA };
+    /// Of the control listener: whoever opens a thousand connections keeps no holder out.
+    pub const CONTROL: Self = Self {
+        name: "control",
+        connections_max: 1_000,
+        makes_room: true,
+        streams_max: 16,
+        peer: true,
+        ..Self::DATA
+    };
+}
+
+/// What one party may be taken for: an address, of IPv6 the 64 bits that one customer is given.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
 }
 
 /// A bound address. Nothing is accepted until it is served.

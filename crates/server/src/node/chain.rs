@@ -82,6 +82,9 @@ impl Node {
         if !core.loaded.is_empty() {
             self.adopt_ahead(core);
         }
+        if core.store_away.is_none() {
+            self.look_at_numbers(core).await;
+        }
     }
 
     async fn read_ahead(&self, core: &Core) -> Result<Result<Vec<ManifestDocument>, Divergence>, MetadataError> {
@@ -216,6 +219,9 @@ impl Node {
         if document.digest() != digest {
             return Err(conflict(format!("the digest of revision {revision} is {}", document.digest())));
         }
+        if core.adopted.as_ref().map(ManifestDocument::digest) != Some(digest) {
+            self.note_restored(&mut core, "a manifest was confirmed").await?;
+        }
         if core.loaded.is_empty() {
             // Verified by the keys themselves when they come.
             core.confirmed = Some((revision, digest));
@@ -242,9 +248,11 @@ impl Node {
         core.primary()?;
         let current = core.manifest()?.clone();
         let stored = self.highest_stored().await.map_err(|error| store_problem(&error))?;
-        if core.diverged.take().is_none() && stored == current.manifest().revision {
+        if core.diverged.is_none() && stored == current.manifest().revision {
             return Ok(ManifestAnswer { revision: stored, digest: current.digest() });
         }
+        self.note_restored(&mut core, "the manifest was published again").await?;
+        core.diverged = None;
         let mut manifest = revise::next(&current);
         let above = stored
             .checked_add(1)

@@ -6,13 +6,11 @@ use keymoot_api::{
     Problem, SecretText,
     init::{HolderSpec, InitAnswer, InitRequest, Package},
 };
-use keymoot_keyring::{
-    Keyring,
-    stage::{self, Staged},
-};
+use keymoot_keyring::{Keyring, stage};
 use keymoot_quorum::revise;
 use keymoot_types::{
-    ErrorCode, HolderName, KeyName, KeyVersion, KeyringName, Manifest, Share, manifest::ManifestDocument,
+    ErrorCode, HolderName, KeyName, KeyVersion, KeyringName, Manifest, Share,
+    manifest::{ManifestDocument, ShareSet},
     part::PartsFile,
 };
 
@@ -37,12 +35,11 @@ impl Node {
         let keyring_id = stage::new_keyring_id().map_err(|error| internal(&error.to_string()))?;
         let staged = stage::stage(keyring_id, version, request.threshold, &holders)
             .map_err(|error| bad_request(error.to_string()))?;
-        let packages = packages(&config.keyring, &staged)?;
+        let packages = packages(&config.keyring, &staged.share_set, &staged.shares)?;
         let mut manifest = revise::first(
             config.keyring.clone(),
             keyring_id,
             config.cluster.members.clone(),
-            version,
             &staged,
             wall_clock(),
         );
@@ -174,12 +171,15 @@ pub(super) fn checked_holders(
 }
 
 /// One package a holder: an armored age file, or the parts file itself where there is no recipient.
-pub(super) fn packages(keyring: &KeyringName, staged: &Staged) -> Result<Vec<Package>, Problem> {
-    staged
-        .share_set
+pub(super) fn packages(
+    keyring: &KeyringName,
+    share_set: &ShareSet,
+    shares: &[Share],
+) -> Result<Vec<Package>, Problem> {
+    share_set
         .holders
         .iter()
-        .zip(&staged.shares)
+        .zip(shares)
         .map(|(holder, share)| {
             let package = package(keyring, share, holder.recipient.as_deref())?;
             Ok(Package { holder: holder.name.clone(), x: holder.x.get(), package })

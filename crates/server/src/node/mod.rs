@@ -4,12 +4,21 @@
 //!
 //! [`Node`] holds a [`Core`] behind one lock; services never touch it, they read the [`Serving`] snapshot that
 //! [`Node::rebuild`] swaps whole. One file a ceremony: `init`, `unlock`, `prove`, `request`, `rotate`, `retire`;
+//! `hear` turns wrong parts away before anything waits for them;
 //! `chain` follows and extends the manifest, `pulse` does what comes round, `status` says how things stand.
 
+mod asked;
+pub mod backup;
+mod backup_file;
 mod census;
 mod chain;
 mod files;
+mod hear;
+pub(crate) mod highest;
+mod import;
 mod init;
+mod lock;
+mod made;
 mod moment;
 mod prove;
 mod pulse;
@@ -30,20 +39,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use keymoot_api::{Problem, init::Package, status::Sample};
+use keymoot_api::{Problem, status::Sample};
 use keymoot_keyring::Keyring;
-use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, revise};
+use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, number::Numbers, revise};
 use keymoot_rekey::{Jobs, Setup};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{
     Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, manifest::ManifestDocument,
 };
-use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{files::Files, prove::Proofs, record::Loaded, request::OpenRequest};
+use self::{files::Files, lock::Lock, made::Packages, prove::Proofs, record::Loaded, request::OpenRequest};
 use crate::{
     config::Config,
+    http::limit::RefusedParts,
     serving::{LastUse, Serving, VersionFacts},
 };
 
@@ -54,7 +63,8 @@ pub struct Node {
     metadata: Arc<dyn Metadata>,
     serving: Arc<ArcSwap<Serving>>,
     last_use: Arc<LastUse>,
-    core: Mutex<Core>,
+    core: Lock,
+    refused_parts: RefusedParts,
     files: Files,
     started: Instant,
     pub(crate) jobs: Jobs,
@@ -85,7 +95,7 @@ pub(crate) struct Core {
     /// The versions that an operator named as lost, for this boot.
     missing: Vec<KeyVersion>,
     request: Option<OpenRequest>,
-    packages: BTreeMap<KeyVersion, (Monotonic, Vec<Package>)>,
+    packages: BTreeMap<KeyVersion, Packages>,
     proofs: Proofs,
     canaries_failed: Vec<(KeyVersion, KeyName)>,
     elapsed: Elapsed,
@@ -93,6 +103,8 @@ pub(crate) struct Core {
     /// Last uses that were recorded before this boot, in service time.
     last_use: BTreeMap<KeyVersion, Duration>,
     samples: Vec<Sample>,
+    /// What is known of numbers beside the manifest.
+    numbers: Numbers,
 }
 
 impl Node {
@@ -126,7 +138,8 @@ impl Node {
             metadata,
             serving,
             last_use,
-            core: Mutex::new(Core::default()),
+            core: Lock::default(),
+            refused_parts: RefusedParts::default(),
             files,
             started: Instant::now(),
             census_running: AtomicBool::new(false),

@@ -114,7 +114,8 @@ impl Node {
             core.clock_resumed = true;
         }
         let now = core.service_time(self.now());
-        let clean = stored.as_ref().is_some_and(|clock| clock.clean);
+        // So are those between a backup and its restore.
+        let clean = !core.numbers.restored && stored.as_ref().is_some_and(|clock| clock.clean);
         let versions: Vec<_> = core.loaded.keys().copied().collect();
         for version in versions {
             let recorded = stored

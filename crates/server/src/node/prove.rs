@@ -7,7 +7,7 @@ use keymoot_api::{
     Problem,
     unlock::{AcceptedPart, PartsAnswer, PartsRequest},
 };
-use keymoot_quorum::judge::judge;
+use keymoot_quorum::judge::{Purpose, judge};
 use keymoot_types::{HolderName, KeyVersion};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub(crate) struct Proof {
 /// Who has proved what: what is recorded, and what waits to be.
 #[derive(Default)]
 pub(super) struct Proofs {
-    recorded: BTreeMap<(KeyVersion, HolderName), Proof>,
+    recorded: BTreeMap<(KeyVersion, u32, HolderName), Proof>,
     unwritten: Vec<Proof>,
 }
 
@@ -41,30 +41,28 @@ impl Proofs {
         self.unwritten.clear();
     }
 
-    /// When this holder last proved this version.
-    pub(super) fn of(&self, version: KeyVersion, holder: &HolderName) -> Option<&Proof> {
-        self.recorded.get(&(version, holder.clone()))
+    /// When this holder last proved their share of this set.
+    pub(super) fn of(&self, version: KeyVersion, set: u32, holder: &HolderName) -> Option<&Proof> {
+        self.recorded.get(&(version, set, holder.clone()))
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Proof> {
-        self.recorded.values()
+    /// Who has proved this set.
+    pub(super) fn of_set(&self, version: KeyVersion, set: u32) -> BTreeSet<HolderName> {
+        let proofs = self.recorded.values().filter(|proof| (proof.version, proof.set) == (version, set));
+        proofs.map(|proof| proof.holder.clone()).collect()
     }
 
     fn insert(&mut self, proof: Proof) {
-        self.recorded.insert((proof.version, proof.holder.clone()), proof);
+        self.recorded.insert((proof.version, proof.set, proof.holder.clone()), proof);
     }
 }
 
 impl Core {
     /// Who has proved each version under its present share set.
     pub(super) fn proved(&self) -> BTreeMap<KeyVersion, BTreeSet<HolderName>> {
-        let mut proved: BTreeMap<KeyVersion, BTreeSet<HolderName>> = BTreeMap::new();
-        for proof in self.proofs.all() {
-            if self.record(proof.version).is_ok_and(|record| record.share_set.set == proof.set) {
-                proved.entry(proof.version).or_default().insert(proof.holder.clone());
-            }
-        }
-        proved
+        let Some(document) = &self.adopted else { return BTreeMap::new() };
+        let versions = document.manifest().versions.iter();
+        versions.map(|record| (record.version, self.proofs.of_set(record.version, record.share_set.set))).collect()
     }
 }
 
@@ -77,7 +75,7 @@ impl Node {
         let manifest = core.manifest()?.manifest().clone();
         let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
         for (name, text) in &request.parts.0 {
-            match judge(&manifest, name, text) {
+            match judge(&manifest, Purpose::Prove, name, text) {
                 Ok(part) => {
                     let version = part.share.version();
                     core.proofs.note(version, &part.holder, part.set);
@@ -86,7 +84,9 @@ impl Node {
                 Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
             }
         }
-        self.write_proofs(&mut core).await?;
+        if !accepted.is_empty() {
+            self.write_proofs(&mut core).await?;
+        }
         for part in &accepted {
             tracing::info!(version = part.version.get(), holder = %part.holder, "possession proved and recorded");
         }
@@ -100,14 +100,14 @@ impl Node {
             let key = format!("{PREFIX}{:010}/{}/{}", proof.version.get(), proof.set, proof.holder);
             if let Some(bytes) = record::seal(&key, &proof, &primary) {
                 self.metadata.put(&key, &bytes).await.map_err(|error| store_problem(&error))?;
-                if let Some((_, packages)) = core.packages.get_mut(&proof.version) {
-                    packages.retain(|package| package.holder != proof.holder);
+                if let Some(packages) = core.packages.get_mut(&proof.version) {
+                    packages.proved(proof.set, &proof.holder);
                 }
                 core.proofs.insert(proof);
             }
             core.proofs.unwritten.pop();
         }
-        Ok(())
+        self.finish_reshares(core).await
     }
 
     /// Reads what was recorded before this boot, and records what this unlock has proved.

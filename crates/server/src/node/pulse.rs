@@ -38,6 +38,9 @@ impl Node {
         for (version, holder) in core.unlock.expire(self.now()) {
             tracing::info!(version = version.get(), %holder, "a part expired and was wiped");
         }
+        if let Some(open) = &mut core.request {
+            open.expire(self.now());
+        }
         self.expire_packages(&mut core);
         core.service_time(self.now());
         if !look {

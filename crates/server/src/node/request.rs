@@ -5,45 +5,50 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use keymoot_api::{
     Problem,
-    init::{HolderSpec, PackagesAnswer},
     rotate::{ConsentAnswer, ConsentRequest, ConsentState, RequestAnswer, RequestBody, RequestDetail},
     unlock::AcceptedPart,
 };
-use keymoot_keyring::stage;
-use keymoot_quorum::{Monotonic, consent::Consents, revise};
-use keymoot_types::{Digest, ErrorCode, HolderName, KeyVersion, VersionState};
-use serde::Serialize;
+use keymoot_quorum::{Monotonic, PartRefusal, consent::Consents};
+use keymoot_types::{Digest, ErrorCode, HolderName, KeyVersion, Manifest, VersionState};
+use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Core, Node, bad_request, conflict, init, internal, unlock, wall_clock};
+use super::{
+    Core, Node,
+    asked::{Asked, What},
+    conflict,
+    import::{self, Shares},
+    internal, unlock, wall_clock,
+};
 
 /// How long a request is open.
 const OPEN_FOR: Duration = Duration::from_secs(24 * 3600);
-/// How long packages stay in the maker's memory.
-const PACKAGES_FOR: Duration = Duration::from_secs(3600);
 
 /// The one request that is open, or was last.
 pub(super) struct OpenRequest {
     id: String,
     digest: Digest,
-    asked: Stage,
+    what: What,
+    /// The same, as its digest has it.
+    asked: Json,
     requested_by: String,
     opened: Monotonic,
     expires_at: Timestamp,
-    consent_version: KeyVersion,
-    consents: Consents,
-    /// The version that was made.
+    /// The primary when it was opened: its holders consent.
+    primary: KeyVersion,
+    giving: Giving,
+    /// The version that was made, or that it was done to.
     done: Option<KeyVersion>,
 }
 
-/// What is consented to, in full. Its canonical form is what the digest is over.
-#[derive(Serialize)]
-struct Stage {
-    id: String,
-    operation: &'static str,
-    keyring_id: keymoot_types::KeyringId,
-    threshold: u8,
-    holders: Vec<HolderSpec>,
+/// What holders give to consent.
+enum Giving {
+    /// A share of the primary.
+    Consents(Consents),
+    /// The shares of a version that nothing here knows.
+    Shares(Box<Shares>),
+    /// Nothing any longer: these have consented, and it is done.
+    Done(Vec<HolderName>),
 }
 
 impl OpenRequest {
@@ -57,23 +62,89 @@ impl OpenRequest {
         }
     }
 
-    fn have(&self) -> u8 {
-        u8::try_from(self.consents.have()).unwrap_or(u8::MAX)
+    /// Whose shares count.
+    fn consent_version(&self) -> KeyVersion {
+        match &self.what {
+            What::Import(asked) => asked.version,
+            _ => self.primary,
+        }
     }
+
+    /// Of which version a share has to come along with it, to say whose it is.
+    fn vouching_version(&self) -> Option<KeyVersion> {
+        match &self.giving {
+            Giving::Shares(shares) if matches!(**shares, Shares::Forgotten { .. }) => Some(self.primary),
+            _ => None,
+        }
+    }
+
+    fn holders(&self) -> Vec<HolderName> {
+        match &self.giving {
+            Giving::Consents(consents) => consents.holders().to_vec(),
+            Giving::Shares(shares) => shares.holders(self.consent_version()),
+            Giving::Done(holders) => holders.clone(),
+        }
+    }
+
+    fn have(&self) -> u8 {
+        u8::try_from(self.holders().len()).unwrap_or(u8::MAX)
+    }
+
+    fn needed(&self, manifest: &Manifest) -> u8 {
+        let of_primary = manifest.version(self.primary).map_or(u8::MAX, |record| record.share_set.threshold);
+        match &self.giving {
+            Giving::Consents(_) => of_primary,
+            Giving::Shares(shares) => shares.needed(self.consent_version(), of_primary),
+            Giving::Done(holders) => u8::try_from(holders.len()).unwrap_or(u8::MAX),
+        }
+    }
+
+    /// Judges the parts of one call. What comes back accepted of a version in the manifest is a proof as well.
+    fn give(
+        &mut self,
+        manifest: &Manifest,
+        parts: &[(&str, &str)],
+        now: Monotonic,
+    ) -> Vec<Result<Consented, PartRefusal>> {
+        let version = self.consent_version();
+        match &mut self.giving {
+            Giving::Consents(consents) => parts
+                .iter()
+                .map(|(name, text)| {
+                    let part = consents.give(manifest, version, name, text)?;
+                    Ok(Consented { version, holder: part.holder })
+                })
+                .collect(),
+            Giving::Shares(shares) => shares
+                .give(manifest, version, parts, now)
+                .into_iter()
+                .map(|given| given.map(|(version, holder)| Consented { version, holder }))
+                .collect(),
+            Giving::Done(_) => vec![],
+        }
+    }
+
+    /// Wipes shares that have been here too long.
+    pub(super) fn expire(&mut self, now: Monotonic) {
+        if let Giving::Shares(shares) = &mut self.giving {
+            shares.expire(now);
+        }
+    }
+}
+
+struct Consented {
+    version: KeyVersion,
+    holder: HolderName,
 }
 
 impl Node {
     /// `POST requests`. Nothing is made yet, and no number is taken.
     pub(crate) async fn open_request(&self, request: RequestBody, by: &str) -> Result<RequestAnswer, Problem> {
-        let RequestBody::Stage(stage) = request else {
-            return Err(bad_request("of the operations that need consent this version has `stage`"));
-        };
-        let config = self.config.load_full();
         let mut core = self.core.lock().await;
         core.primary()?;
-        Self::gates_open(&core)?;
         // Holders are not to be asked for what can't be recorded now.
         self.look_ahead(&mut core).await;
+        Self::gates_open(&core)?;
         if let Some(why) = &core.store_away {
             return Err(Problem::new(ErrorCode::StoreUnavailable, format!("nothing was asked for: {why}")));
         }
@@ -82,29 +153,20 @@ impl Node {
             let detail = format!("request {} is open; it must be done, cancelled or expired first", open.id);
             return Err(conflict(detail));
         }
+        let what = self.asked_for(&core, request)?;
+        let giving = match &what {
+            What::Import(asked) => {
+                let witness = import::witness(&core, asked, &self.config.load())?;
+                Giving::Shares(Box::new(Shares::new(asked.version, witness)))
+            }
+            _ => Giving::Consents(Consents::default()),
+        };
         let manifest = core.manifest()?.manifest();
-        if let Some(record) = manifest
-            .versions
-            .iter()
-            .find(|record| matches!(record.state, VersionState::Staged | VersionState::Activating))
-        {
-            let detail = format!("v{} is {} already; activate or abort it first", record.version, record.state);
-            return Err(conflict(detail));
-        }
-        let primary = core.record(manifest.primary)?;
-        let holders = stage.holders.unwrap_or_else(|| {
-            let of_primary = primary.share_set.holders.iter();
-            of_primary
-                .map(|holder| HolderSpec { name: holder.name.clone(), recipient: holder.recipient.clone() })
-                .collect()
-        });
-        let threshold = stage.threshold.unwrap_or(primary.share_set.threshold);
-        init::checked_holders(&holders, threshold, &config)?;
         let id = uuid::Uuid::now_v7().to_string();
-        let asked =
-            Stage { id: id.clone(), operation: "stage", keyring_id: manifest.keyring_id, threshold, holders };
-        let canonical =
-            serde_json_canonicalizer::to_vec(&asked).map_err(|_| internal("the request has no canonical form"))?;
+        let asked = Asked { id: id.clone(), keyring_id: manifest.keyring_id, what };
+        let no_form = |_| internal("the request has no canonical form");
+        let json = serde_json::to_value(&asked).map_err(no_form)?;
+        let canonical = serde_json_canonicalizer::to_vec(&json).map_err(no_form)?;
         let opened = OpenRequest {
             digest: Digest::new(Sha256::digest(&canonical).into()),
             requested_by: by.into(),
@@ -112,14 +174,22 @@ impl Node {
             expires_at: wall_clock()
                 .saturating_add(SignedDuration::try_from(OPEN_FOR).unwrap_or_default())
                 .unwrap_or(Timestamp::MAX),
-            consent_version: manifest.primary,
-            consents: Consents::default(),
+            primary: manifest.primary,
+            giving,
             done: None,
             id,
-            asked,
+            what: asked.what,
+            asked: json,
         };
-        let answer = answer(&opened, primary.share_set.threshold);
-        tracing::info!(id = opened.id, digest = %opened.digest, by, "request opened: stage");
+        let answer = RequestAnswer {
+            id: opened.id.clone(),
+            digest: opened.digest,
+            operation: opened.what.operation().into(),
+            version: opened.what.version(),
+            needed: opened.needed(manifest),
+            have: 0,
+        };
+        tracing::info!(id = opened.id, digest = %opened.digest, by, operation = answer.operation, "request opened");
         core.request = Some(opened);
         Ok(answer)
     }
@@ -128,23 +198,28 @@ impl Node {
     pub(crate) async fn request(&self, id: &str, named: bool) -> Result<RequestDetail, Problem> {
         let core = self.core.lock().await;
         let open = known(&core, id)?;
+        let (mut witness, mut reason) = (None, None);
+        match &open.what {
+            What::Import(asked) => witness = Some(asked.witness.clone()),
+            What::RetireOverride(asked) => reason = Some(asked.reason.clone()),
+            _ => {}
+        }
         Ok(RequestDetail {
             id: open.id.clone(),
             digest: open.digest,
-            operation: open.asked.operation.into(),
-            version: open.done,
-            needed: core.record(open.consent_version)?.share_set.threshold,
+            operation: open.what.operation().into(),
+            version: open.done.or(open.what.version()),
+            needed: open.needed(core.manifest()?.manifest()),
             have: open.have(),
-            consent_version: Some(open.consent_version),
+            consent_version: Some(open.consent_version()),
+            vouching_version: open.vouching_version(),
             state: open.state(self.now()).into(),
-            threshold: Some(open.asked.threshold),
-            holders: open.asked.holders.clone(),
-            witness: None,
-            reason: None,
-            source: None,
-            members: vec![],
-            duration: None,
-            consented: named.then(|| open.consents.holders().to_vec()),
+            threshold: open.what.threshold(),
+            holders: open.what.holders().to_vec(),
+            witness,
+            reason,
+            asked: open.asked.clone(),
+            consented: named.then(|| open.holders()),
             requested_by: named.then(|| open.requested_by.clone()),
             expires_at: Some(open.expires_at),
         })
@@ -154,7 +229,7 @@ impl Node {
     pub(crate) async fn cancel_request(&self, id: &str) -> Result<(), Problem> {
         let mut core = self.core.lock().await;
         if known(&core, id)?.done.is_some() {
-            return Err(conflict("the request is done; `rotate abort` gives its version up"));
+            return Err(conflict("the request is done, and can't be withdrawn any longer"));
         }
         core.request = None;
         tracing::info!(id, "request cancelled");
@@ -174,6 +249,7 @@ impl Node {
         let mut core = self.core.lock().await;
         core.primary()?;
         let now = self.now();
+        let manifest = core.manifest()?.manifest().clone();
         let open = known(&core, id)?;
         if open.digest != digest {
             let detail =
@@ -183,20 +259,21 @@ impl Node {
         if open.state(now) != "open" {
             return Err(conflict(format!("request {id} is {}", open.state(now))));
         }
-        let manifest = core.manifest()?.manifest().clone();
-        let needed = core.record(open.consent_version)?.share_set.threshold;
-        if open.consent_version != manifest.primary {
+        if open.primary != manifest.primary {
             return Err(conflict("another version became primary meanwhile; cancel the request and ask again"));
         }
+        let texts: Vec<(&str, &str)> =
+            parts.parts.0.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let given = core.request.as_mut().map(|open| open.give(&manifest, &texts, now)).unwrap_or_default();
         let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
-        for (name, text) in &parts.parts.0 {
-            let Some(open) = &mut core.request else { break };
-            match open.consents.give(&manifest, open.consent_version, name, text) {
-                Ok(part) => {
-                    let version = part.share.version();
-                    tracing::info!(id, holder = %part.holder, "consent given");
-                    core.proofs.note(version, &part.holder, part.set);
-                    accepted.push(AcceptedPart { version, holder: part.holder });
+        for part in given {
+            match part {
+                Ok(Consented { version, holder }) => {
+                    tracing::info!(id, %holder, "consent given");
+                    if let Some(record) = manifest.version(version) {
+                        core.proofs.note(version, &holder, record.share_set.set);
+                    }
+                    accepted.push(AcceptedPart { version, holder });
                 }
                 Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
             }
@@ -204,76 +281,63 @@ impl Node {
         if let Err(problem) = self.write_proofs(&mut core).await {
             tracing::warn!(%problem, "the proofs in these consents wait to be recorded");
         }
-        let have = core.request.as_ref().map_or(0, OpenRequest::have);
-        let mut made = None;
-        if have >= needed {
-            made = Some(self.make_staged(&mut core).await?);
-        }
+        let staged = self.done_with_enough(&mut core).await?;
+        let open = known(&core, id)?;
+        let (needed, have, version) = (open.needed(&manifest), open.have(), open.done);
         let parts = self.parts_answer(&core, accepted, rejected, named);
         Ok(ConsentAnswer {
             accepted: parts.accepted,
             rejected: parts.rejected,
             versions: parts.versions,
             node: parts.node,
-            state: match made {
-                Some(_) => ConsentState::Version(VersionState::Staged),
-                None => ConsentState::Node(parts.state),
+            state: if staged {
+                ConsentState::Version(VersionState::Staged)
+            } else {
+                ConsentState::Node(parts.state)
             },
             needed,
             have,
-            version: made,
+            version,
         })
     }
 
-    /// Makes the version: splits it, encrypts every holder's share, publishes, wipes.
-    async fn make_staged(&self, core: &mut Core) -> Result<KeyVersion, Problem> {
-        let config = self.config.load_full();
-        let current = core.manifest()?.clone();
-        let version =
-            revise::next_version(current.manifest(), None).map_err(|error| conflict(error.to_string()))?;
-        let open = core.request.as_ref().ok_or_else(|| conflict("the request is gone"))?;
-        let holders: Vec<(HolderName, Option<String>)> =
-            open.asked.holders.iter().map(|holder| (holder.name.clone(), holder.recipient.clone())).collect();
-        let staged = stage::stage(current.manifest().keyring_id, version, open.asked.threshold, &holders)
-            .map_err(|error| internal(&error.to_string()))?;
-        let packages = init::packages(&config.keyring, &staged)?;
-        let mut manifest = revise::next(&current);
-        revise::stage(&mut manifest, version, &staged, wall_clock());
-        let with_staged: Vec<_> = core.loaded.values().chain([&staged.validated]).cloned().collect();
-        init::canaries(&mut manifest, &with_staged, &config);
-        let published = self.publish(core, manifest, std::slice::from_ref(&staged.validated)).await;
-        if let Err(problem) = published {
-            // The consents are spent on nothing: the shares were wiped, so holders must be asked again.
-            if problem.code == ErrorCode::StoreUnavailable {
-                core.request = None;
+    /// Does what was asked for, once enough holders have consented. Says whether a version was staged by it.
+    async fn done_with_enough(&self, core: &mut Core) -> Result<bool, Problem> {
+        let manifest = core.manifest()?.manifest().clone();
+        let Some(mut open) = core.request.take() else { return Ok(false) };
+        let of_primary = manifest.version(open.primary).map_or(u8::MAX, |record| record.share_set.threshold);
+        let holders = open.holders();
+        let mut imported = None;
+        let enough = match &mut open.giving {
+            Giving::Consents(consents) => consents.have() >= usize::from(of_primary),
+            Giving::Shares(shares) => {
+                let version = open.what.version().unwrap_or(open.primary);
+                imported = shares.found(version, of_primary, wall_clock());
+                imported.is_some()
             }
-            return Err(problem);
+            Giving::Done(_) => false,
+        };
+        if !enough {
+            core.request = Some(open);
+            return Ok(false);
         }
-        core.packages.insert(version, (self.now(), packages));
-        if let Some(open) = &mut core.request {
-            open.done = Some(version);
-        }
-        tracing::info!(version = version.get(), key_id = %staged.key_id, "version staged; its root key is wiped");
-        Ok(version)
-    }
-
-    /// `GET versions/{n}/packages`.
-    pub(crate) async fn packages(&self, version: KeyVersion) -> Result<PackagesAnswer, Problem> {
-        let mut core = self.core.lock().await;
-        core.record(version)?;
-        self.expire_packages(&mut core);
-        let packages = core.packages.get(&version).map(|(_, packages)| packages.clone()).ok_or_else(|| {
-            Problem::new(
-                ErrorCode::NotFound,
-                format!("the packages of v{version} are no longer here: they stay for an hour, in the node that made them"),
-            )
-        })?;
-        Ok(PackagesAnswer { version, packages })
-    }
-
-    pub(super) fn expire_packages(&self, core: &mut Core) {
-        let now = self.now();
-        core.packages.retain(|_, (made, _)| now.saturating_sub(*made) < PACKAGES_FOR);
+        // The shares are wiped: after a failure holders must be asked again, and so the request is gone.
+        let done = match (&open.what, imported) {
+            (What::Stage { threshold, holders, highest }, _) => {
+                self.make_staged(core, *threshold, holders, *highest).await?
+            }
+            (What::Reshare(new) | What::Replace(new), _) => self.make_reshared(core, new).await?,
+            (What::RetireOverride(asked), _) => {
+                self.retire_by_override(core, asked.version, &asked.reason).await?
+            }
+            (What::Import(_), Some((key, record))) => self.take_up(core, key, record).await?,
+            (What::Import(_), None) => return Err(internal("an import ended without a version")),
+        };
+        let staged = matches!(open.what, What::Stage { .. });
+        open.giving = Giving::Done(holders);
+        open.done = Some(done);
+        core.request = Some(open);
+        Ok(staged)
     }
 }
 
@@ -282,15 +346,4 @@ fn known<'a>(core: &'a Core, id: &str) -> Result<&'a OpenRequest, Problem> {
         .as_ref()
         .filter(|open| open.id == id)
         .ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("there is no request {id} here")))
-}
-
-fn answer(open: &OpenRequest, needed: u8) -> RequestAnswer {
-    RequestAnswer {
-        id: open.id.clone(),
-        digest: open.digest,
-        operation: open.asked.operation.into(),
-        version: None,
-        needed,
-        have: open.have(),
-    }
 }

@@ -194,13 +194,40 @@ impl Node {
             serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
         // Before the retirement: one without a certificate must not exist. It counts only once the manifest agrees.
         self.metadata.put(&key, &bytes).await.map_err(|error| store_problem(&error))?;
+        self.publish_retirement(core, next, version).await?;
+        Ok(StepAnswer { certificate: Some(certificate), ..rotate::step_answer(core, version, false) })
+    }
+
+    async fn publish_retirement(
+        &self,
+        core: &mut Core,
+        next: Manifest,
+        version: KeyVersion,
+    ) -> Result<(), Problem> {
         self.publish(core, next, &[]).await?;
         self.note_moment(core, Moment::Retired, version).await;
         core.loaded.remove(&version);
         self.rebuild(core);
         let held: Vec<_> = core.loaded.keys().collect();
         tracing::info!(version = version.get(), still_loaded = ?held, "version retired and wiped");
-        Ok(StepAnswer { certificate: Some(certificate), ..rotate::step_answer(core, version, false) })
+        Ok(())
+    }
+
+    /// Without evidence: the holders have consented to the loss that the operator named. There is no certificate, and
+    /// a value of the version is undetermined for ever after.
+    pub(super) async fn retire_by_override(
+        &self,
+        core: &mut Core,
+        version: KeyVersion,
+        reason: &str,
+    ) -> Result<KeyVersion, Problem> {
+        let mut next = revise::next(core.manifest()?);
+        revise::retire(&mut next, version, Some(reason.into()), wall_clock())
+            .map_err(|error| conflict(error.to_string()))?;
+        self.vouch_anew(core).await?;
+        self.publish_retirement(core, next, version).await?;
+        tracing::warn!(version = version.get(), reason, "retired without evidence, by the holders' consent");
+        Ok(version)
     }
 
     fn certificate(

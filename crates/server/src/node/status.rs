@@ -1,14 +1,18 @@
 //! How things stand: what needs a person, and the way back that is open now.
 
+use jiff::{SignedDuration, Timestamp};
 use keymoot_api::{
     Problem,
     rotate::{VersionDetail, VersionHolder, VersionsAnswer},
-    status::{LastProof, ManifestOrigin, ReadyAnswer, StatusAnswer},
+    status::{ExposedVersion, LastProof, ManifestOrigin, ReadyAnswer, StatusAnswer},
 };
-use keymoot_quorum::adopt;
+use keymoot_quorum::{adopt, judge::enough, reshare};
 use keymoot_types::{KeyVersion, Manifest, NodeState, VersionState};
 
 use super::{Core, Node, unlock, wall_clock};
+
+/// How often a holder is asked to show that their share is still there.
+const DRILL_EVERY: SignedDuration = SignedDuration::from_hours(365 * 24);
 
 impl Node {
     /// `GET status`. Names only for those who showed a token.
@@ -32,16 +36,8 @@ impl Node {
             peers: named.then(Vec::new),
             sources: None,
             samples: named.then(|| core.samples.clone()),
-            last_proofs: named.then(|| {
-                let proofs = core.proofs.all();
-                proofs
-                    .map(|proof| LastProof {
-                        version: proof.version,
-                        holder: proof.holder.clone(),
-                        proved_at: proof.at,
-                    })
-                    .collect()
-            }),
+            exposed: manifest.map(exposed).unwrap_or_default(),
+            last_proofs: named.then(|| manifest.map(|manifest| last_proofs(&core, manifest)).unwrap_or_default()),
         }
     }
 
@@ -84,8 +80,7 @@ impl Node {
                     recipient: holder.recipient.clone(),
                     proved_at: core
                         .proofs
-                        .of(record.version, &holder.name)
-                        .filter(|proof| proof.set == record.share_set.set)
+                        .of(record.version, record.share_set.set, &holder.name)
                         .map(|proof| proof.at),
                 })
                 .collect(),
@@ -128,6 +123,9 @@ fn needs(core: &Core) -> Vec<String> {
                 "this node has no manifest of its own: an operator confirms revision {revision} with digest {digest}"
             ));
         }
+    }
+    if let Some(doubt) = target.manifest().highest().and_then(|known| core.numbers.doubt(known)) {
+        needs.push(format!("{doubt}: the next `rotate stage` must name the highest number that ever was (`--highest`)"));
     }
     needs.extend(needs_of_versions(core, target.manifest()));
     needs
@@ -174,12 +172,93 @@ fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
             }
             _ => {}
         }
-        let plain = record.share_set.holders.iter().filter(|holder| holder.recipient.is_none()).count();
-        if plain > 0 && record.state.required() {
-            needs.push(format!("v{version} counts as exposed: {plain} of its packages were plain"));
+        if let Some(pending) = &record.share_set.pending {
+            let proved = core.proofs.of_set(version, pending.set).len();
+            needs.push(format!(
+                "v{version} has new shares: {proved} of {} holders have proved theirs; until then the old shares count",
+                enough(pending)
+            ));
+        }
+    }
+    needs.extend(needs_of_holders(core, manifest));
+    needs
+}
+
+/// What the people who hold shares should do, and what was done with their shares.
+fn needs_of_holders(core: &Core, manifest: &Manifest) -> Vec<String> {
+    let mut needs = Vec::new();
+    for exposed in exposed(manifest) {
+        let ExposedVersion { version, lost, left, replaced, plain, rotate } = exposed;
+        let counts = [
+            (lost, "lost"),
+            (left, "of people who left"),
+            (plain, "handed out unencrypted"),
+            (replaced, "replaced and to be destroyed"),
+        ];
+        let counts: Vec<_> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        if counts.is_empty() {
+            continue;
+        }
+        let counts = counts.join(", ");
+        needs.push(if !rotate {
+            format!("shares of v{version} that new shares do not take back: {counts}")
+        } else if version == manifest.primary {
+            format!("v{version} may be rebuilt by others ({counts}): rotate, with `keymoot rotate stage`")
+        } else {
+            format!("v{version} may be rebuilt by others ({counts}): rekey its values and retire it")
+        });
+    }
+    let due = last_proofs(core, manifest).iter().filter(|proof| proof.drill_due).count();
+    if due > 0 {
+        needs.push(format!("the yearly drill: {due} shares were not proved for a year (`keymoot holder prove`)"));
+    }
+    for record in manifest.required() {
+        let known = record.share_set.holders.len();
+        if usize::from(record.share_set.threshold) == known {
+            let version = record.version;
+            needs.push(format!("all {known} known shares of v{version} are needed to unlock it: reshare it"));
         }
     }
     needs
+}
+
+/// What may be in other hands, of every version that decrypts.
+fn exposed(manifest: &Manifest) -> Vec<ExposedVersion> {
+    manifest
+        .required()
+        .map(|record| {
+            let exposure = reshare::exposure(record);
+            ExposedVersion {
+                version: exposure.version,
+                lost: exposure.lost,
+                left: exposure.left,
+                replaced: exposure.replaced,
+                plain: exposure.plain,
+                rotate: exposure.rebuilds.is_some(),
+            }
+        })
+        .collect()
+}
+
+/// Every place in the versions that can be loaded, and when it was last proved.
+fn last_proofs(core: &Core, manifest: &Manifest) -> Vec<LastProof> {
+    let now = wall_clock();
+    let year_ago = now.saturating_sub(DRILL_EVERY).unwrap_or(Timestamp::MIN);
+    let records = manifest.versions.iter().filter(|record| super::may_be_loaded(record.state));
+    records
+        .flat_map(|record| record.share_set.holders.iter().map(move |holder| (record, holder)))
+        .map(|(record, holder)| {
+            let proved_at =
+                core.proofs.of(record.version, record.share_set.set, &holder.name).map(|proof| proof.at);
+            LastProof {
+                version: record.version,
+                holder: holder.name.clone(),
+                proved_at,
+                drill_due: record.state.required() && proved_at.unwrap_or(record.created) < year_ago,
+            }
+        })
+        .collect()
 }
 
 /// The way back that is open now, in a sentence.

@@ -12,9 +12,6 @@ use keymoot_types::{KeyVersion, NodeState, manifest::ManifestDocument};
 
 use super::{Core, Node, bad_request, conflict, init, may_be_loaded};
 
-/// More parts than any holder has.
-const PARTS_MAX: usize = 256;
-
 impl Node {
     /// Judges every part alone: a bad one spoils no other.
     pub(crate) async fn unlock_parts(&self, request: PartsRequest, named: bool) -> Result<PartsAnswer, Problem> {
@@ -25,11 +22,13 @@ impl Node {
         }
         let now = self.now();
         let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+        let mut any_right = false;
         for (name, text) in &request.parts.0 {
             let Some(manifest) = core.target().map(|document| document.manifest().clone()) else { break };
             let Core { unlock, loaded, .. } = &mut *core;
             match unlock.give(&manifest, |version| loaded.contains_key(&version), name, text, now) {
                 Ok(part) => {
+                    any_right = true;
                     tracing::info!(version = part.version.get(), holder = %part.holder, "part accepted");
                     core.proofs.note(part.version, &part.holder, part.set);
                     accepted.push(AcceptedPart { version: part.version, holder: part.holder });
@@ -37,10 +36,16 @@ impl Node {
                         tracing::info!(version = part.version.get(), "root key rebuilt and its key check equal");
                     }
                 }
-                Err(refusal) => rejected.push(rejection(refusal, named)),
+                Err(refusal) => {
+                    any_right |= refusal.share_was_right();
+                    rejected.push(rejection(refusal, named));
+                }
             }
         }
-        self.enter_service(&mut core).await;
+        // A share that is here already may be what was waited for: what is required may have changed.
+        if any_right {
+            self.enter_service(&mut core).await;
+        }
         Ok(self.parts_answer(&core, accepted, rejected, named))
     }
 
@@ -204,11 +209,7 @@ impl Node {
 }
 
 pub(super) fn bounded(request: &PartsRequest) -> Result<(), Problem> {
-    match request.parts.0.len() {
-        0 => Err(bad_request("no part was given")),
-        given if given > PARTS_MAX => Err(bad_request(format!("{given} parts, and {PARTS_MAX} is the most"))),
-        _ => Ok(()),
-    }
+    if request.parts.0.is_empty() { Err(bad_request("no part was given")) } else { Ok(()) }
 }
 
 /// Required by `target` and neither validated nor named as lost.
@@ -230,12 +231,6 @@ fn still_required(core: &Core, adopted: &ManifestDocument) -> Vec<KeyVersion> {
 
 /// A holder is named to whoever gave their share; other names need a token.
 pub(super) fn rejection(refusal: PartRefusal, named: bool) -> RejectedPart {
-    tracing::warn!(
-        code = refusal.code.as_str(),
-        version = refusal.version.map(KeyVersion::get),
-        holder = refusal.holder.as_ref().map(|holder| holder.as_str()),
-        "part refused"
-    );
     let holder = if named || refusal.share_was_right() { refusal.holder } else { None };
     RejectedPart {
         name: shown_name(&refusal.name),

@@ -1,5 +1,5 @@
 use super::done;
-use crate::metadata::{Metadata, MetadataError, Stamp, VALUE_BYTES_MAX};
+use crate::metadata::{Existing, Metadata, MetadataError, Stamp, VALUE_BYTES_MAX};
 
 /// What [`Metadata`] promises. The store must be empty.
 ///
@@ -14,6 +14,8 @@ pub async fn metadata(store: &dyn Metadata) {
     a_list_is_ordered_by_bytes_and_holds_the_prefix_only(store).await;
     a_value_that_is_too_long_is_refused_and_changes_nothing(store).await;
     of_many_swaps_at_once_one_wins(store).await;
+    a_store_is_filled_whole_or_not_at_all(store).await;
+    no_list_shows_a_part_of_what_was_filled(store).await;
 }
 
 fn changed(key: &str) -> MetadataError {
@@ -119,4 +121,41 @@ async fn of_many_swaps_at_once_one_wins(store: &dyn Metadata) {
         }
     }
     assert_eq!(done(store.get("race").await).map(|record| record.stamp), Some(stamp));
+}
+
+async fn contents(store: &dyn Metadata) -> Vec<(String, Vec<u8>)> {
+    done(store.list("").await).into_iter().map(|record| (record.key, record.value)).collect()
+}
+
+async fn a_store_is_filled_whole_or_not_at_all(store: &dyn Metadata) {
+    let before = contents(store).await;
+    let stamp = done(store.put("filled/1", b"before").await);
+    let one = vec![("filled/1".to_owned(), b"1".to_vec()), ("filled/2".to_owned(), Vec::new())];
+    let refused = store.fill(one.clone(), Existing::Refuse).await;
+    assert!(matches!(refused, Err(MetadataError::Changed { .. })), "{refused:?}");
+    let long = [&one[..], &[("long".to_owned(), vec![0; VALUE_BYTES_MAX + 1])]].concat();
+    assert!(matches!(store.fill(long, Existing::Replace).await, Err(MetadataError::Unavailable(_))));
+    assert_eq!(contents(store).await.len(), before.len() + 1);
+    assert_eq!(done(store.get("filled/1").await).map(|record| record.stamp), Some(stamp));
+
+    assert_eq!(store.fill(one.clone(), Existing::Replace).await, Ok(()));
+    assert_eq!(contents(store).await, one);
+    assert_eq!(store.swap("filled/1", Some(stamp), b"x").await, Err(changed("filled/1")));
+    assert_eq!(store.fill(Vec::new(), Existing::Replace).await, Ok(()));
+    assert_eq!(store.fill(one.clone(), Existing::Refuse).await, Ok(()));
+    assert_eq!(contents(store).await, one);
+}
+
+async fn no_list_shows_a_part_of_what_was_filled(store: &dyn Metadata) {
+    let all = |value: u8| (0..200).map(|n| (format!("moment/{n:03}"), vec![value])).collect::<Vec<_>>();
+    done(store.fill(all(0), Existing::Replace).await);
+    for value in 1..10 {
+        let (filled, one, two) =
+            tokio::join!(store.fill(all(value), Existing::Replace), store.list(""), store.list(""));
+        done(filled);
+        for listed in [one, two] {
+            let values: Vec<_> = done(listed).into_iter().map(|record| record.value).collect();
+            assert!(values.len() == 200 && values.windows(2).all(|pair| pair.first() == pair.last()));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::metadata::{Metadata, MetadataError, Record, Stamp, within_limit};
+use crate::metadata::{Existing, Metadata, MetadataError, Record, Stamp, within_limit};
 
 /// Records in memory.
 #[derive(Default)]
@@ -74,6 +74,21 @@ impl Metadata for MemoryMetadata {
             return Err(MetadataError::Changed { key: key.to_owned() });
         }
         state.records.remove(key);
+        Ok(())
+    }
+
+    async fn fill(&self, records: Vec<(String, Vec<u8>)>, existing: Existing) -> Result<(), MetadataError> {
+        for (key, value) in &records {
+            within_limit(key, value)?;
+        }
+        let mut state = self.state();
+        if let (Existing::Refuse, Some(key)) = (existing, state.records.keys().next()) {
+            return Err(MetadataError::Changed { key: key.clone() });
+        }
+        state.records.clear();
+        for (key, value) in &records {
+            state.write(key, value);
+        }
         Ok(())
     }
 }

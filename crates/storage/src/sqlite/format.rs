@@ -59,6 +59,12 @@ pub(super) fn open(path: &Path, history: History) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
+/// The same, and a file that is not there is not made.
+pub(super) fn open_existing(path: &Path, history: History) -> Result<Connection, Fault> {
+    fs::metadata(path).map_err(|error| Fault::io("look at", path, &error))?;
+    open(path, history)
+}
+
 fn create(path: &Path) -> Result<(), Fault> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {

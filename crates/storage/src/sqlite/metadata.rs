@@ -16,11 +16,14 @@ use rusqlite::{
 use super::{fault::Fault, format, session::Session};
 use crate::{
     behind_prefix,
-    metadata::{Metadata, MetadataError, Record, Stamp, within_limit},
+    metadata::{Existing, Metadata, MetadataError, Record, Stamp, within_limit},
 };
 
 /// The longest that any call takes: longer than the wait for a lock, and than a slow disk's fsync.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The longest that all records together take, on their way back from a backup.
+const FILL_LIMIT: Duration = Duration::from_secs(600);
 
 /// The metadata store in a SQLite file.
 ///
@@ -43,24 +46,38 @@ impl SqliteMetadata {
         Self { session: Session::new(path.into(), format::open), newest: Arc::default() }
     }
 
+    /// The store at this path, which is never made where there is none.
+    pub fn open_existing(path: impl Into<PathBuf>) -> Self {
+        Self { session: Session::new(path.into(), format::open_existing), newest: Arc::default() }
+    }
+
     /// Runs `change` in one write transaction, which is committed only if it answers `Some`.
     async fn write<T, F>(&self, key: &str, change: F) -> Result<T, MetadataError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>, &str, &AtomicI64) -> Result<Option<T>, Fault> + Send + 'static,
     {
-        let newest = Arc::clone(&self.newest);
         let owned = key.to_owned();
-        let changed = self.session.run(LIMIT, move |connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let Some(done) = change(&transaction, &owned, &newest)? else {
-                transaction.rollback()?;
-                return Ok(None);
-            };
-            transaction.commit()?;
-            Ok(Some(done))
+        let changed = self.transact(LIMIT, move |transaction, newest| {
+            Ok(change(transaction, &owned, newest)?.ok_or(MetadataError::Changed { key: owned }))
         });
-        changed.await?.ok_or_else(|| MetadataError::Changed { key: key.to_owned() })
+        changed.await?
+    }
+
+    /// Runs `change` in one write transaction, which is committed only where both of its answers are `Ok`.
+    async fn transact<T, F>(&self, limit: Duration, change: F) -> Result<Result<T, MetadataError>, Fault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>, &AtomicI64) -> Result<Result<T, MetadataError>, Fault> + Send + 'static,
+    {
+        let newest = Arc::clone(&self.newest);
+        let changed = self.session.run(limit, move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let answer = change(&transaction, &newest)?;
+            if answer.is_ok() { transaction.commit()? } else { transaction.rollback()? }
+            Ok(answer)
+        });
+        changed.await
     }
 }
 
@@ -164,6 +181,25 @@ impl Metadata for SqliteMetadata {
             Ok((removed == 1).then_some(()))
         })
         .await
+    }
+
+    async fn fill(&self, records: Vec<(String, Vec<u8>)>, existing: Existing) -> Result<(), MetadataError> {
+        for (key, value) in &records {
+            within_limit(key, value)?;
+        }
+        let filled = self.transact(FILL_LIMIT, move |transaction, newest| {
+            let first: Option<String> =
+                transaction.query_row("SELECT key FROM records LIMIT 1", [], |row| row.get(0)).optional()?;
+            if let (Existing::Refuse, Some(key)) = (existing, first) {
+                return Ok(Err(MetadataError::Changed { key }));
+            }
+            transaction.execute("DELETE FROM records", [])?;
+            for (key, value) in &records {
+                write_record(transaction, key, value, newest)?;
+            }
+            Ok(Ok(()))
+        });
+        filled.await?
     }
 }
 

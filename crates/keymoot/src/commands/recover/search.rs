@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU8};
 
-use keymoot_keyring::{Rebuilt, Validated, key_check::share_digest, shamir};
+use keymoot_keyring::{Validated, key_check::share_digest, search, shamir};
 use keymoot_types::{
     HolderName, KeyName, KeyVersion, KeyringId, Share, Value,
     manifest::{ManifestDocument, ShareSet, VersionRecord},
@@ -40,13 +40,8 @@ pub(super) enum NotFound {
     TooFew { version: KeyVersion, needed: u8, given: usize },
     #[error("there is no share of v{0}")]
     None(KeyVersion),
-    #[error(
-        "no set of the {given} shares of v{version} opens the witness: more shares are needed, or the witness is not \
-         genuine, of another key name, or bound to other associated data"
-    )]
-    NoSet { version: KeyVersion, given: usize },
-    #[error("the {given} shares of v{version} make too many sets to try them all: give fewer, or a manifest")]
-    TooMany { version: KeyVersion, given: usize },
+    #[error(transparent)]
+    NotProved(#[from] search::NotFound),
     #[error("the key check of v{0} is another: the manifest's record is damaged, all shares were right")]
     Record(KeyVersion),
 }
@@ -57,88 +52,18 @@ pub(super) fn by_value(groups: &Groups, witness: &Witness<'_>) -> Result<Found, 
     let shares_of = groups.iter().filter(|((_, of), _)| *of == version).map(|(_, shares)| shares);
     let mut reason = NotFound::None(version);
     for shares in shares_of {
-        match search(shares, version, witness) {
-            Ok(found) => return Ok(found),
-            Err(error) => reason = error,
+        let shares: Vec<&Share> = shares.iter().collect();
+        let found = search::search(&shares, version, TRIES_MAX, |rebuilt| {
+            rebuilt.validate_by_witness(witness.key, witness.value, witness.associated_data).ok()
+        });
+        match found {
+            Ok(search::Found { validated, threshold, right, wrong }) => {
+                return Ok(Found { validated, threshold, right, wrong, holders: vec![] });
+            }
+            Err(error) => reason = error.into(),
         }
     }
     Err(reason)
-}
-
-fn search(shares: &[Share], version: KeyVersion, witness: &Witness<'_>) -> Result<Found, NotFound> {
-    let given = shares.len();
-    let refs: Vec<&Share> = shares.iter().collect();
-    let prove = |chosen: &[&Share]| {
-        let rebuilt = rebuild(chosen)?;
-        rebuilt.validate_by_witness(witness.key, witness.value, witness.associated_data).ok()
-    };
-    // All shares are right, as a rule: then the first k open it as soon as k is the threshold.
-    let first_k = (2..=given).map(|k| refs.get(..k).unwrap_or_default().to_vec());
-    for chosen in first_k {
-        if let Some(validated) = prove(&chosen) {
-            return Ok(found(validated, &chosen, &refs, &prove));
-        }
-    }
-    let mut tries = 0;
-    for k in 2..given {
-        let mut places: Vec<usize> = (0..k).collect();
-        loop {
-            tries += 1;
-            if tries > TRIES_MAX {
-                return Err(NotFound::TooMany { version, given });
-            }
-            let chosen: Vec<&Share> = places.iter().filter_map(|at| refs.get(*at).copied()).collect();
-            if let Some(validated) = prove(&chosen) {
-                return Ok(found(validated, &chosen, &refs, &prove));
-            }
-            if !advance(&mut places, given) {
-                break;
-            }
-        }
-    }
-    Err(NotFound::NoSet { version, given })
-}
-
-/// Interpolates through all of them.
-fn rebuild(chosen: &[&Share]) -> Option<Rebuilt> {
-    shamir::rebuild(u8::try_from(chosen.len()).ok()?, chosen).ok()
-}
-
-/// The next choice of `places.len()` out of `count`, in order.
-fn advance(places: &mut [usize], count: usize) -> bool {
-    let k = places.len();
-    let Some(at) = (0..k).rev().find(|at| places.get(*at).is_some_and(|place| *place < count - k + at)) else {
-        return false;
-    };
-    let next = places.get(at).map_or(0, |place| place + 1);
-    for (offset, place) in places.iter_mut().skip(at).enumerate() {
-        *place = next + offset;
-    }
-    true
-}
-
-/// A share is right if it can stand for one of the chosen and the key stays the same.
-fn found(
-    validated: Validated,
-    chosen: &[&Share],
-    all: &[&Share],
-    prove: &dyn Fn(&[&Share]) -> Option<Validated>,
-) -> Found {
-    let is_right = |share: &Share| {
-        chosen.iter().any(|one| share_digest(one) == share_digest(share)) || {
-            let rest = chosen.get(1..).unwrap_or_default();
-            let with: Vec<&Share> = rest.iter().copied().chain([share]).collect();
-            prove(&with).is_some_and(|again| again.key_id() == validated.key_id())
-        }
-    };
-    let (right, wrong): (Vec<&Share>, Vec<&Share>) = all.iter().copied().partition(|share| is_right(share));
-    Found {
-        threshold: u8::try_from(chosen.len()).unwrap_or(u8::MAX),
-        right: places(&right),
-        wrong: places(&wrong),
-        holders: vec![],
-        validated,
-    }
 }
 
 fn places(shares: &[&Share]) -> Vec<NonZeroU8> {
@@ -188,19 +113,4 @@ fn by_set(record: &VersionRecord, set: &ShareSet, shares: &[Share]) -> Result<Fo
         right: places(&right),
         wrong: places(&wrong),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_choice_comes_once_and_in_order() {
-        let mut places = vec![0, 1];
-        let mut seen = vec![places.clone()];
-        while advance(&mut places, 4) {
-            seen.push(places.clone());
-        }
-        assert_eq!(seen, [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]);
-    }
 }

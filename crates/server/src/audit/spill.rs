@@ -1,0 +1,176 @@
+//! What can't be recorded and must not wait: it goes to the system's log and to the metadata store, marked, and
+//! into the audit log once that works again.
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use keymoot_storage::metadata::{Metadata, Record};
+use keymoot_types::audit::{Entry, Phase};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::Audit;
+use crate::node::wall_clock;
+
+/// Records that wait in memory, and in the store. Beyond that they stand in the system's log alone.
+const MEMORY_MAX: usize = 256;
+const STORE_MAX: usize = 1000;
+/// A store that does not answer is asked again at the next round.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+
+/// Records that are not in the log yet.
+pub(super) struct Spills {
+    waiting: Mutex<VecDeque<Spilled>>,
+    /// Whether the store may hold some.
+    in_store: AtomicBool,
+    stored: AtomicUsize,
+}
+
+impl Default for Spills {
+    fn default() -> Self {
+        // An earlier boot may have left some.
+        Self { waiting: Mutex::default(), in_store: AtomicBool::new(true), stored: AtomicUsize::new(0) }
+    }
+}
+
+/// A record as it is kept meanwhile.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Spilled {
+    id: Uuid,
+    at: Timestamp,
+    cause: String,
+    event: String,
+    phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    who: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+    facts: Map<String, Json>,
+}
+
+impl Spilled {
+    fn new(entry: &Entry, cause: &str) -> Result<Self, serde_json::Error> {
+        let mut record = serde_json::to_value(entry)?;
+        if let Json::Object(fields) = &mut record {
+            fields.insert("id".into(), json!(Uuid::now_v7()));
+            fields.insert("at".into(), json!(wall_clock()));
+            fields.insert("cause".into(), json!(cause));
+        }
+        serde_json::from_value(record)
+    }
+
+    /// The line that it becomes: its facts, and that it comes late.
+    fn entry(self) -> Entry {
+        let mut entry = Entry::new(self.event, self.phase);
+        if let Some(who) = self.who {
+            entry = entry.who(who);
+        }
+        if let Some(from) = self.from {
+            entry = entry.from(from);
+        }
+        if let Some(request) = self.request {
+            entry = entry.request(request);
+        }
+        for (name, value) in self.facts {
+            entry = entry.fact(name, value);
+        }
+        entry.fact("spilled", json!({"id": self.id, "at": self.at, "cause": self.cause}))
+    }
+}
+
+impl Spills {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Spilled>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says it in the system's log at once; the rest is done in [`keep`].
+    pub(super) fn spill(&self, entry: &Entry, cause: &str) {
+        let Ok(spilled) = Spilled::new(entry, cause) else { return };
+        let record = serde_json::to_string(&spilled).unwrap_or_default();
+        tracing::warn!(audit_spill = true, record, "a record could not be written to the audit log");
+        let mut waiting = self.waiting();
+        if waiting.len() < MEMORY_MAX {
+            waiting.push_back(spilled);
+        }
+    }
+}
+
+fn prefix(audit: &Audit) -> String {
+    format!("audit-spill/{}/", audit.node)
+}
+
+/// One round: while the log fails, what waits goes to the store; when it works, everything goes into the log.
+pub(super) async fn keep(audit: &Audit, metadata: &dyn Metadata) {
+    if audit.cause().is_some() {
+        return store(audit, metadata).await;
+    }
+    let spills = &audit.shared.spills;
+    while let Some(spilled) = next(spills) {
+        if !written(audit, spilled.clone()).await {
+            spills.waiting().push_front(spilled);
+            return;
+        }
+    }
+    if spills.in_store.load(Ordering::Relaxed)
+        && let Ok(Ok(records)) = timeout(STORE_WAIT, metadata.list(&prefix(audit))).await
+    {
+        for record in records {
+            if !take_in(audit, metadata, &record).await {
+                return;
+            }
+        }
+        spills.in_store.store(false, Ordering::Relaxed);
+        spills.stored.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Whether nothing is left to be done with a record. What can be no line stands in the system's log alone.
+async fn written(audit: &Audit, spilled: Spilled) -> bool {
+    audit.require(spilled.entry()).await.is_ok() || audit.cause().is_none()
+}
+
+fn next(spills: &Spills) -> Option<Spilled> {
+    spills.waiting().pop_front()
+}
+
+async fn store(audit: &Audit, metadata: &dyn Metadata) {
+    let spills = &audit.shared.spills;
+    while spills.stored.load(Ordering::Relaxed) < STORE_MAX
+        && let Some(spilled) = next(spills)
+    {
+        let key = format!("{}{}", prefix(audit), spilled.id);
+        let stored = match serde_json::to_vec(&spilled) {
+            Ok(bytes) => timeout(STORE_WAIT, metadata.put(&key, &bytes)).await,
+            Err(_) => continue,
+        };
+        // It may have got there for all we know.
+        spills.in_store.store(true, Ordering::Relaxed);
+        if !matches!(stored, Ok(Ok(_))) {
+            spills.waiting().push_front(spilled);
+            return;
+        }
+        spills.stored.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Moves one record from the store into the log. Killed in between, it is there twice, under one id.
+async fn take_in(audit: &Audit, metadata: &dyn Metadata, record: &Record) -> bool {
+    let Ok(spilled) = serde_json::from_slice::<Spilled>(&record.value) else {
+        tracing::warn!(key = record.key, "a record that was kept for the audit log can't be read; it stays there");
+        return true;
+    };
+    written(audit, spilled).await
+        && matches!(timeout(STORE_WAIT, metadata.remove(&record.key, record.stamp)).await, Ok(Ok(())))
+}

@@ -1,0 +1,190 @@
+//! What an operator may ask the holders for. It is judged when it is asked, so that nobody consents to what can't be
+//! done.
+
+use keymoot_api::{
+    Problem,
+    init::HolderSpec,
+    rotate::{ImportRequest, RequestBody, ReshareRequest, RetireOverrideRequest, StageRequest},
+};
+use keymoot_quorum::reshare;
+use keymoot_types::{HolderName, KeyVersion, KeyringId, Manifest, VersionState, manifest::VersionRecord};
+use serde::Serialize;
+
+use super::{Core, Node, bad_request, conflict, import, init};
+
+/// The longest reason; it is shown to every holder.
+const REASON_CHARS_MAX: usize = 1000;
+
+/// What is consented to, in full. Its canonical form is what the digest is over.
+#[derive(Debug, Serialize)]
+pub(super) struct Asked {
+    pub(super) id: String,
+    pub(super) keyring_id: KeyringId,
+    #[serde(flatten)]
+    pub(super) what: What,
+}
+
+/// By operation.
+#[derive(Debug, Serialize)]
+#[serde(tag = "operation", rename_all = "kebab-case")]
+pub(super) enum What {
+    /// Make the next version.
+    Stage {
+        threshold: u8,
+        holders: Vec<HolderSpec>,
+        /// The highest number that ever was, where the operator named it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        highest: Option<KeyVersion>,
+    },
+    /// New shares of a version.
+    Reshare(NewShares),
+    /// The same, because shares are lost.
+    Replace(NewShares),
+    /// Bring a forgotten version back.
+    Import(ImportRequest),
+    /// Retire without evidence.
+    RetireOverride(RetireOverrideRequest),
+}
+
+/// Who is to hold a version from now on.
+#[derive(Debug, Serialize)]
+pub(super) struct NewShares {
+    pub(super) version: KeyVersion,
+    pub(super) threshold: u8,
+    pub(super) holders: Vec<HolderSpec>,
+    /// Holders of the present set whose share is lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lost: Vec<HolderName>,
+}
+
+impl What {
+    /// The operation's word.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Self::Stage { .. } => "stage",
+            Self::Reshare(_) => "reshare",
+            Self::Replace(_) => "replace",
+            Self::Import(_) => "import",
+            Self::RetireOverride(_) => "retire-override",
+        }
+    }
+
+    /// The version that it is about; a stage has none yet.
+    pub(super) fn version(&self) -> Option<KeyVersion> {
+        match self {
+            Self::Stage { .. } => None,
+            Self::Reshare(new) | Self::Replace(new) => Some(new.version),
+            Self::Import(import) => Some(import.version),
+            Self::RetireOverride(retire) => Some(retire.version),
+        }
+    }
+
+    /// Who is to get a share.
+    pub(super) fn holders(&self) -> &[HolderSpec] {
+        match self {
+            Self::Stage { holders, .. } => holders,
+            Self::Reshare(new) | Self::Replace(new) => &new.holders,
+            Self::Import(_) | Self::RetireOverride(_) => &[],
+        }
+    }
+
+    /// The threshold of what is to be made.
+    pub(super) fn threshold(&self) -> Option<u8> {
+        match self {
+            Self::Stage { threshold, .. } => Some(*threshold),
+            Self::Reshare(new) | Self::Replace(new) => Some(new.threshold),
+            Self::Import(_) | Self::RetireOverride(_) => None,
+        }
+    }
+}
+
+impl Node {
+    /// Judges a request and fills in what it leaves to be as it is now.
+    pub(super) fn asked_for(&self, core: &Core, body: RequestBody) -> Result<What, Problem> {
+        let manifest = core.manifest()?.manifest();
+        match body {
+            RequestBody::Stage(stage) => self.stage_asked(core, manifest, stage),
+            RequestBody::Reshare(new) => Ok(What::Reshare(self.shares_asked(core, new)?)),
+            RequestBody::Replace(new) => {
+                let mut asked = self.shares_asked(core, new)?;
+                asked.lost = lost(core.record(asked.version)?, &asked.holders);
+                Ok(What::Replace(asked))
+            }
+            RequestBody::Import(asked) => {
+                if let Some(known) = manifest.version(asked.version) {
+                    let detail =
+                        format!("v{} is known and {}: there is nothing to import", known.version, known.state);
+                    return Err(conflict(detail));
+                }
+                import::witness(core, &asked, &self.config.load())?;
+                Ok(What::Import(asked))
+            }
+            RequestBody::RetireOverride(asked) => retire_asked(core, asked),
+            RequestBody::Release(_) | RequestBody::Window(_) => {
+                Err(bad_request("this version has no `release` and no `window`"))
+            }
+        }
+    }
+
+    fn stage_asked(&self, core: &Core, manifest: &Manifest, asked: StageRequest) -> Result<What, Problem> {
+        let unfinished = manifest
+            .versions
+            .iter()
+            .find(|record| matches!(record.state, VersionState::Staged | VersionState::Activating));
+        if let Some(record) = unfinished {
+            let detail = format!("v{} is {} already; activate or abort it first", record.version, record.state);
+            return Err(conflict(detail));
+        }
+        let primary = manifest.version(manifest.primary).ok_or_else(|| conflict("there is no primary"))?;
+        let holders = asked.holders.unwrap_or_else(|| holders_now(primary));
+        let threshold = asked.threshold.unwrap_or(primary.share_set.threshold);
+        init::checked_holders(&holders, threshold, &self.config.load())?;
+        // The number is taken when the version is made; whether there will be one is said now.
+        self.next_version(core, asked.highest)?;
+        Ok(What::Stage { threshold, holders, highest: asked.highest })
+    }
+
+    fn shares_asked(&self, core: &Core, asked: ReshareRequest) -> Result<NewShares, Problem> {
+        let ReshareRequest { version, holders, threshold } = asked;
+        let manifest = core.manifest()?.manifest();
+        reshare::next_set(manifest, version).map_err(|error| conflict(error.to_string()))?;
+        if !core.loaded.contains_key(&version) {
+            let detail =
+                format!("v{version} is not loaded here: new shares are made of a key in memory; unlock it first");
+            return Err(conflict(detail));
+        }
+        let threshold = threshold.unwrap_or(core.record(version)?.share_set.threshold);
+        init::checked_holders(&holders, threshold, &self.config.load())?;
+        Ok(NewShares { version, threshold, holders, lost: vec![] })
+    }
+}
+
+fn holders_now(record: &VersionRecord) -> Vec<HolderSpec> {
+    let of = |holder: &keymoot_types::manifest::Holder| HolderSpec {
+        name: holder.name.clone(),
+        recipient: holder.recipient.clone(),
+    };
+    record.share_set.holders.iter().map(of).collect()
+}
+
+/// Who holds a share now and gets none, or one for another recipient.
+fn lost(record: &VersionRecord, wanted: &[HolderSpec]) -> Vec<HolderName> {
+    let stays = |name: &HolderName, recipient: &Option<String>| {
+        wanted.iter().any(|holder| holder.name == *name && holder.recipient == *recipient)
+    };
+    let holders = record.share_set.holders.iter();
+    holders.filter(|holder| !stays(&holder.name, &holder.recipient)).map(|holder| holder.name.clone()).collect()
+}
+
+fn retire_asked(core: &Core, asked: RetireOverrideRequest) -> Result<What, Problem> {
+    let record = core.record(asked.version)?;
+    if record.state != VersionState::DecryptOnly {
+        let detail = format!("v{} is {}; only a decrypt-only version is retired", record.version, record.state);
+        return Err(conflict(detail));
+    }
+    match asked.reason.trim().chars().count() {
+        0 => Err(bad_request("name the loss that is accepted, as `reason`")),
+        1..=REASON_CHARS_MAX => Ok(What::RetireOverride(asked)),
+        long => Err(bad_request(format!("the reason has {long} characters, and {REASON_CHARS_MAX} is the most"))),
+    }
+}
