@@ -9,10 +9,14 @@
     reason = "a test fails loudly"
 )]
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::Arc,
 };
 
@@ -147,6 +151,7 @@ fn a_whole_log_is_whole_and_it_is_said_what_vouches_for_it() {
         assert_eq!(json["vouched"]["pinned"], true);
         assert_eq!((json["vouched"]["seq"].as_u64(), json["vouched"]["version"].as_u64()), (Some(89), Some(9)));
         assert!(text.contains("signed by v9 with the pinned key") && !text.contains("--key"), "{text}");
+        assert!(text.contains("no signature vouches yet for seq 90 to 95"), "{text}");
     }
     let (json, text) = verify(&[&log, "--head", &world.write_head(), "--key", &world.key()], 0);
     assert_eq!(json["compared"], 95);
@@ -320,4 +325,113 @@ fn wrong_usage_ends_with_two_and_an_unreadable_file_with_one() {
         let output = keymoot(&[arguments, &["--control-addr", at]].concat());
         assert_eq!(output.status.code(), Some(3), "{output:?}");
     }
+}
+
+/// Of a daemon: the same commands as its operator gives them.
+fn asked(daemon: &harness::World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keymoot"));
+    command.arg("audit").args(arguments).args(["--control-addr", daemon.control_url(), "--ca"]);
+    command.arg(daemon.data_dir().join("tls-cert.pem")).env_clear().env("KEYMOOT_TOKEN", harness::OPERATOR);
+    command.stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn document(command: &mut Command) -> Json {
+    let output = command.args(["--output", "json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// It goes on for ever by itself.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+/// What an implementation that shares no code says of the files.
+fn oracle(file: &Path) -> Json {
+    let python = std::env::var_os("KEYMOOT_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/oracle.py");
+    let mut child =
+        Command::new(python).args([script, "audit"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(serde_json::json!({"files": [file]}).to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_log_of_a_daemon_is_shown_followed_and_verified_by_two_implementations() {
+    let mut daemon = harness::World::new("");
+    daemon.start();
+    let nothing_signed = asked(&daemon, &["head"]).output().unwrap();
+    assert_eq!(nothing_signed.status.code(), Some(1), "{nothing_signed:?}");
+    daemon.init(3, 9);
+    daemon.unlock(&[(9, 1)]).expect(200);
+    daemon.unlock(&[(9, 2)]).expect(200);
+    // The first checkpoint after the unlock, and one more for a guarded call.
+    daemon.rotate(9);
+    let head = daemon.until("a signed head", || {
+        let output = asked(&daemon, &["head"]).output().unwrap();
+        serde_json::from_slice::<SignedHead>(&output.stdout).ok()
+    });
+
+    let all = document(&mut asked(&daemon, &["tail", "--after", "0"]));
+    let all = all["entries"].as_array().unwrap();
+    let seqs: Vec<_> = all.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{seqs:?}");
+    assert_eq!(all[head.head.seq as usize - 1]["hash"], head.head.hash.to_string());
+    let newest = document(&mut asked(&daemon, &["tail", "-n", "2"]));
+    let newest = newest["entries"].as_array().unwrap();
+    assert!(newest.len() == 2 && newest[1]["seq"].as_u64() >= seqs.last().copied(), "{newest:?}");
+    let text = asked(&daemon, &["tail", "--after", "0"]).output().unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().lines().count() >= all.len());
+    let mut follower = Follower(
+        asked(&daemon, &["tail", "-n", "1", "--follow", "--output", "json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    let before: Json = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    daemon.control("DELETE", "/v1/unlock", Some(harness::OPERATOR), Json::Null).expect(204);
+    let after: Json = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(after["seq"].as_u64().unwrap(), before["seq"].as_u64().unwrap() + 1);
+    drop(follower);
+
+    let manifest: Json =
+        serde_json::from_slice(&fs::read(daemon.data_dir().join("manifest.json")).unwrap()).unwrap();
+    let keys: Vec<_> =
+        manifest["versions"].as_array().unwrap().iter().map(|version| &version["public_key"]).collect();
+    let keys: Vec<_> = keys.into_iter().flat_map(|key| ["--key", key.as_str().unwrap()]).collect();
+    let data_dir = daemon.data_dir().to_str().unwrap().to_owned();
+    let result = document(&mut asked(&daemon, &[&["verify", &data_dir, "--against-node"], &keys[..]].concat()));
+    assert!(result["compared"].as_u64() >= Some(head.head.seq) && result["vouched"]["pinned"] == true, "{result}");
+
+    // Stopped, and its tail cut off behind its back.
+    let last = daemon.until("a newer head", || {
+        let output = asked(&daemon, &["head"]).output().unwrap();
+        output.status.success().then_some(output.stdout)
+    });
+    daemon.stop();
+    let log = daemon.data_dir().join("audit.jsonl");
+    let (whole, _) = verify(&[&data_dir], 0);
+    let said = oracle(&log);
+    assert_eq!(
+        (&said["lines"], &said["head"], &said["checkpoints"]),
+        (&whole["lines"], &whole["head"], &whole["checkpoints"])
+    );
+    let path = daemon.path("last.head");
+    fs::write(&path, last).unwrap();
+    let path = path.to_str().unwrap();
+    verify(&[&[&*data_dir, "--head", path], &keys[..]].concat(), 0);
+    let text = fs::read_to_string(&log).unwrap();
+    let cut: String = text.lines().take(head.head.seq as usize - 1).map(|line| format!("{line}\n")).collect();
+    fs::write(&log, cut).unwrap();
+    let (_, text) = verify(&[&[&*data_dir, "--head", path], &keys[..]].concat(), 1);
+    assert!(text.contains("was signed: its tail was cut off"), "{text}");
 }

@@ -21,7 +21,7 @@ use rustls::{
 use serde_json::{Value as Json, json};
 
 use crate::{
-    harness::{AUDITOR, OPERATOR, PATIENCE, SERVICE, World},
+    harness::{AUDITOR, PATIENCE, SERVICE, World},
     oracle,
 };
 
@@ -88,7 +88,10 @@ fn fault_09_an_address_gives_so_many_wrong_parts_and_its_right_ones_always_count
         Some(answer)
     });
     assert_eq!((limited.status, &limited.json["code"]), (429, &json!("rate_limited")), "{}", limited.json);
-    assert_eq!((limited.verdict.as_deref(), &limited.json["verdict"]), (Some("undetermined"), &json!("undetermined")));
+    assert_eq!(
+        (limited.verdict.as_deref(), &limited.json["verdict"]),
+        (Some("undetermined"), &json!("undetermined"))
+    );
     assert!(limited.json["rejected"].is_null() && limited.json["accepted"].is_null(), "{}", limited.json);
     let retry_ms = limited.json["retry_after_ms"].as_u64().unwrap();
     assert!(retry_ms >= 1_000 && limited.retry_after == Some(retry_ms.div_ceil(1_000)), "{}", limited.json);
@@ -134,7 +137,8 @@ struct Hostile {
 fn hostile(method: &str, path: &str, token: Option<&str>, body: impl AsRef<[u8]>) -> Hostile {
     let body = body.as_ref();
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: {}\r\n\r\n", body.len());
     Hostile { bytes: [head.as_bytes(), body].concat(), cut: false }
 }
 
@@ -255,7 +259,7 @@ fn attack(world: &World, request: Option<&Json>) -> Vec<Hostile> {
         {"keyring_id": "0011223344556677", "version": 9, "x": 1, "y": y},
         {"keyring_id": id, "version": 9, "x": 1, "y": y},
         {"keyring_id": id, "version": 9, "x": 200, "y": y},
-        {"keyring_id": id, "version": 77, "x": 1, "y": y},
+        {"keyring_id": id, "version": 77_777, "x": 1, "y": y},
     ]));
     let name = "prod-keyPart-v9";
     let part = |share: &str| json!({"parts": {name: share}}).to_string();
@@ -280,7 +284,12 @@ fn attack(world: &World, request: Option<&Json>) -> Vec<Hostile> {
     }
     let consent = |digest: &Json, share: &str| json!({"digest": digest, "parts": {name: share}}).to_string();
     let unknown = "/v1/requests/00000000-0000-7000-8000-000000000000";
-    calls.push(hostile("POST", &format!("{unknown}/consent"), None, consent(&json!("00".repeat(32)), &crafted[1])));
+    calls.push(hostile(
+        "POST",
+        &format!("{unknown}/consent"),
+        None,
+        consent(&json!("00".repeat(32)), &crafted[1]),
+    ));
     calls.push(hostile("GET", unknown, None, ""));
     if let Some(request) = request {
         let path = format!("/v1/requests/{}", request["id"].as_str().unwrap());
@@ -320,7 +329,7 @@ fn fault_09_a_flood_of_hostile_starts_does_not_stop_an_honest_ceremony() {
     flood.until(1_000);
     let resident = resident_kib(&world);
     assert_eq!(right(&world, &here, unlock, world.parts(&[(9, 1)]))["state"], "unlocking");
-    flood.until(2_000);
+    flood.until(4_000);
     assert_eq!(world.get("/v1/status")["versions"][0]["have"], 1, "nothing counted and nothing was wiped");
     assert_eq!(right(&world, &there, unlock, world.parts(&[(9, 2)]))["state"], "unlocked");
     let met = flood.stop();
@@ -336,19 +345,19 @@ fn fault_09_a_flood_of_hostile_starts_does_not_stop_an_honest_ceremony() {
         json!({"digest": request["digest"], "parts": {"prod-keyPart-v9": world.share(9, holder)}}).to_string()
     };
     assert_eq!(right(&world, &here, &consent, consents(1))["have"], 1);
-    flood.until(1_500);
+    flood.until(2_000);
     assert_eq!(right(&world, &there, &consent, consents(2))["version"], 10);
     world.keep_packages(&world.get("/v1/versions/10/packages"));
     for (holder, from) in (1..=5).zip([&here, &there].into_iter().cycle()) {
         right(&world, from, prove, world.parts(&[(10, holder)]));
     }
     right(&world, &here, unlock, world.parts(&[(10, 1)]));
-    flood.until(2_000);
+    flood.until(4_000);
     right(&world, &there, unlock, world.parts(&[(10, 2)]));
     world.post("/v1/versions/10/activate", json!({})).expect(200);
     let value = world.encrypt(b"served meanwhile");
     assert!(value.starts_with("km:v10:"));
-    flood.until(3_000);
+    flood.until(6_000);
     let met = flood.stop();
     assert!(!met.contains_key(&500) && met.contains_key(&422), "{met:?}");
 

@@ -167,7 +167,7 @@ fn a_member_that_is_not_there_blocks_activation_until_excluded_and_retirement_st
 }
 
 #[test]
-fn within_the_hold_a_version_comes_back_by_its_shares_and_after_it_never() {
+fn fault_18_within_the_hold_a_version_comes_back_by_its_shares_and_after_it_never() {
     let mut world = at_v10("[retire]\nquiet = \"1s\"\nmax_write_delay = \"1s\"\nhold = \"2s\"\n");
     // Of v9, made by the holders' shares themselves; the daemon no longer encrypts with it.
     let request = json!({
@@ -179,6 +179,9 @@ fn within_the_hold_a_version_comes_back_by_its_shares_and_after_it_never() {
     world.decrypt(&old).expect_problem(503, "key_version_unavailable", "undetermined");
     assert_eq!(world.post("/v1/versions/9/restore", json!({"dry_run": true})).expect(200)["state"], "retired");
     assert_eq!(world.post("/v1/versions/9/restore", json!({})).expect(200)["state"], "decrypt-only");
+    let log = world.log();
+    let restored: Vec<_> = log.lines().filter(|line| line.contains("version restored")).collect();
+    assert!(restored.len() == 1 && restored[0].contains("\"version\":9"), "one step, and said so: {restored:?}");
     world.decrypt(&old).expect_problem(503, "key_version_unavailable", "undetermined");
     world.unlock(&[(9, 3)]).expect(200);
     world.unlock(&[(9, 4)]).expect(200);
@@ -192,7 +195,10 @@ fn within_the_hold_a_version_comes_back_by_its_shares_and_after_it_never() {
     });
     let gone = gone.expect_problem(410, "key_version_retired", "invalid");
     assert_eq!(gone["version"], 9);
-    assert_eq!(world.post("/v1/versions/9/restore", json!({})).code(), "conflict");
+    let destroyed = world.post("/v1/versions/9/restore", json!({})).expect(409);
+    assert_eq!(destroyed["code"], "conflict");
+    let why = destroyed["detail"].as_str().unwrap();
+    assert!(why.contains("the hold of v9 ended at") && why.contains("destroyed"), "{why}");
     let refused = world.unlock(&[(9, 1)]).expect(422);
     assert_eq!(refused["rejected"][0]["code"], "version_retired");
     world.kill();

@@ -34,7 +34,7 @@ fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -51,7 +51,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 /// A piece of a secret is a hit as the whole is: 16 bytes of 32 are half a key.
 const PIECE: usize = 16;
 
-fn hits(bytes: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
+pub fn hits(bytes: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
     let found = secrets.iter().filter(|(_, secret)| {
         let mut pieces = secret.chunks_exact(PIECE).flat_map(spellings);
         pieces.any(|needle| contains(bytes, &needle))

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
+pub mod proxy;
+pub mod servers;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -131,6 +134,18 @@ impl World {
         );
         fs::write(self.config_file(), text).unwrap();
         fs::set_permissions(self.config_file(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Puts more into the configuration; a reload takes it up.
+    pub fn add_config(&mut self, more: &str) {
+        self.more.push_str(more);
+        self.write_config(&self.more);
+    }
+
+    /// Calls the node otherwise from its next start on.
+    pub fn rename_node(&mut self, from: &str, to: &str) {
+        self.more = self.more.replace(&format!("node = \"{from}\""), &format!("node = \"{to}\""));
+        self.write_config(&self.more);
     }
 
     /// Starts the daemon and waits until it listens.
@@ -308,8 +323,11 @@ impl World {
     /// Each of these holders gives a share of the version; what the last one was answered.
     #[track_caller]
     pub fn unlock_by(&self, version: u32, holders: &[usize]) -> Json {
-        let answers = holders.iter().map(|holder| self.unlock(&[(version, *holder)]).expect(200));
-        answers.last().unwrap()
+        let mut last = Json::Null;
+        for holder in holders {
+            last = self.unlock(&[(version, *holder)]).expect(200);
+        }
+        last
     }
 
     pub fn state(&self) -> String {

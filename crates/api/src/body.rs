@@ -70,9 +70,15 @@ pub fn bad_request(error: &serde_json::Error) -> Problem {
     Problem::new(ErrorCode::BadRequest, harmless(&error.to_string()))
 }
 
+/// Whether a text has in it what looks like the beginning of a share, a token or an identity.
+pub fn holds_secret(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    SECRET_PREFIXES.iter().any(|prefix| text.contains(prefix))
+}
+
 fn harmless(message: &str) -> String {
     let shown = without_what_was_given(message);
-    if SECRET_PREFIXES.iter().any(|prefix| shown.to_ascii_lowercase().contains(prefix)) {
+    if holds_secret(&shown) {
         return "a name in the body is not one that belongs there (and looks like a secret, so it is not repeated)"
             .into();
     }

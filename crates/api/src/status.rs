@@ -59,12 +59,17 @@ pub enum ManifestOrigin {
 pub struct Peer {
     /// Which.
     pub node: NodeName,
-    /// The revision that it has adopted.
+    /// Whether it is there under its present boot.
+    pub present: bool,
+    /// Why it does not count as being there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<String>,
+    /// What it could do when it was last heard of.
+    pub state: Option<NodeState>,
+    /// The revision that it had adopted by then.
     pub revision: u64,
-    /// The versions that it has validated, ascending.
+    /// The versions that it had validated, ascending.
     pub validated: Vec<KeyVersion>,
-    /// Its last heartbeat.
-    pub seen_at: Option<Timestamp>,
 }
 
 /// Whether a source could be reached.

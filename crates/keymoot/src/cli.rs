@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        audit, backup, census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init, inspect, man,
-        recover, rekey, restore_backup, retire, rotate, seal, server, status, token, unlock, versions,
+        audit, backup, census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init,
+        inspect, man, manifest, recover, rekey, restore_backup, retire, rotate, seal, server, status, token,
+        unlock, versions,
     },
     exit::Exit,
     output::{Format, Output},
@@ -29,20 +30,27 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "\
+A keyholder's year (each has a page in docs/ceremonies):
+  keymoot holder keygen                        once: make your identity
+  keymoot holder open ann.age                  your package has come: open it
+  keymoot unlock ann.parts                     a node was restarted: give your share
+  keymoot holder consent ID ann.parts          you are asked for something: look, then say y or N
+  keymoot holder prove ann.parts               once a year: show that you still have your share
+
 A first keyring, on one machine:
-  keymoot server --config keymoot.toml                 the daemon
+  keymoot server --config keymoot.toml         the daemon
   keymoot init --threshold 2 --holder ann --holder bob --holder eve --out packages
   keymoot unlock packages/ann.parts packages/bob.parts
   printf secret | keymoot encrypt auth-token | keymoot decrypt auth-token
 
 A rotation, from v9 to v10:
-  keymoot rotate stage                                 then two holders: keymoot holder consent ID FILE
-  keymoot rotate packages v10 --out packages           then every holder: keymoot holder prove FILE
-  keymoot unlock ann.parts bob.parts                   loads v10 beside v9
+  keymoot rotate stage                         then two holders: keymoot holder consent ID FILE
+  keymoot rotate packages v10 --out packages   then every holder: keymoot holder open FILE
+  keymoot unlock ann.parts bob.parts           loads v10 beside v9
   keymoot rotate activate v10 && keymoot rekey start --watch && keymoot retire v9 --wait
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 undetermined (try again), 4 refused by a gate,
-6 done in part (rows in quarantine).";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 undetermined (try again),
+4 refused by a gate, 6 done in part (rows in quarantine).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -67,6 +75,8 @@ enum Operate {
     Seal(seal::Args),
     #[command(subcommand)]
     Rotate(rotate::Command),
+    #[command(subcommand)]
+    Manifest(manifest::Command),
     #[command(subcommand)]
     Rekey(rekey::Command),
     Census(census::Args),
@@ -106,7 +116,10 @@ impl Cli {
             Command::Dev(args) => dev::run(&context, &args),
             Command::Operate(command) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(command.run(&context))
+                let exit = runtime.block_on(command.run(&context));
+                // A host name that is still being looked up must not outlast the time of its node.
+                runtime.shutdown_background();
+                exit
             }
         }
     }
@@ -123,6 +136,7 @@ impl Operate {
             Self::Versions(_) => versions::run(context).await,
             Self::Seal(args) => seal::run(context, &args).await,
             Self::Rotate(command) => rotate::run(context, command).await,
+            Self::Manifest(command) => manifest::run(context, command).await,
             Self::Rekey(command) => rekey::run(context, command).await,
             Self::Census(args) => census::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,

@@ -32,14 +32,14 @@ impl Missing {
 pub struct MemberFacts {
     /// Its name.
     pub node: NodeName,
-    /// Whether it was heard of under its present boot.
-    pub present: bool,
+    /// Why it does not count as being there under its present boot.
+    pub absent: Option<String>,
     /// Whether (version, key id) is validated there.
     pub loaded: bool,
     /// Whether the version's canaries decrypt there through the serving path; else the keys whose do not.
     pub canaries_failed: Vec<KeyName>,
-    /// Whether its digest of keys and sources is the same as here.
-    pub same_config: bool,
+    /// How its keys and sources are declared otherwise than here.
+    pub config_differs: Vec<String>,
     /// Why its manifest is not to be followed.
     pub diverged: Option<String>,
 }
@@ -63,10 +63,10 @@ pub struct ActivationFacts<'a> {
 pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &ActivationFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
     let rollback = matches!(record.state, VersionState::DecryptOnly | VersionState::Primary);
-    for member in facts.members.iter().filter(|member| member.present || !rollback) {
+    for member in facts.members.iter().filter(|member| member.absent.is_none() || !rollback) {
         member_lacks(facts.version, member, &mut missing);
     }
-    if !facts.members.iter().any(|member| member.present) {
+    if !facts.members.iter().any(|member| member.absent.is_none()) {
         let detail = format!("no member in service has reported on v{}", facts.version);
         missing.push(Missing::new("member_missing", Some(format!("v{}", facts.version)), detail));
     }
@@ -89,9 +89,8 @@ pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &Activatio
 
 fn member_lacks(version: KeyVersion, member: &MemberFacts, missing: &mut Vec<Missing>) {
     let who = || Some(member.node.to_string());
-    if !member.present {
-        let detail = "no heartbeat under its present boot; start it, or exclude it by name and for a time";
-        missing.push(Missing::new("member_missing", who(), detail));
+    if let Some(why) = &member.absent {
+        missing.push(Missing::new("member_missing", who(), why.clone()));
         return;
     }
     if let Some(reason) = &member.diverged {
@@ -106,8 +105,8 @@ fn member_lacks(version: KeyVersion, member: &MemberFacts, missing: &mut Vec<Mis
         let detail = format!("canaries of v{version} do not decrypt for {}", keys.join(", "));
         missing.push(Missing::new("canary_failed", who(), detail));
     }
-    if !member.same_config {
-        let detail = "its configuration declares other keys or sources than this node's";
+    if !member.config_differs.is_empty() {
+        let detail = format!("its configuration is another: {}", member.config_differs.join(", "));
         missing.push(Missing::new("config_differs", who(), detail));
     }
 }
@@ -187,8 +186,8 @@ pub struct KeyLife {
 pub struct RetirementFacts<'a> {
     /// The version to be retired.
     pub version: KeyVersion,
-    /// Members that have not adopted the present revision, and why it is known.
-    pub unsettled: Vec<NodeName>,
+    /// Members that have not adopted the present revision, and how that is known.
+    pub unsettled: Vec<(NodeName, String)>,
     /// When the version stopped encrypting and every member had adopted that.
     pub stopped: Option<Duration>,
     /// Now.
@@ -219,8 +218,9 @@ pub struct RetirementFacts<'a> {
 pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
     stopped_encrypting(manifest, facts, &mut missing);
-    for node in &facts.unsettled {
-        let detail = "has not adopted the present revision; start it, or declare it destroyed";
+    for (node, why) in &facts.unsettled {
+        let detail =
+            format!("has not adopted the present revision: {why}. A member that is gone is declared destroyed");
         missing.push(Missing::new("not_settled", Some(node.to_string()), detail));
     }
     let stopped = facts.stopped.unwrap_or(facts.now);

@@ -31,6 +31,8 @@ pub struct Import {
 
 struct Given {
     holder: HolderName,
+    /// Of the holder's place in the primary: what the forgotten package was encrypted to is forgotten as well.
+    recipient: Option<String>,
     share: Share,
     at: Monotonic,
 }
@@ -69,13 +71,16 @@ impl Import {
             let detail = "this holder has consented already; another holder is needed".into();
             return Err(refuse(RefusalCode::DuplicateShare, detail));
         }
-        // Nobody can say which of two is right but the holder, who corrects a mistake by this.
-        self.given.retain(|given| given.holder != *holder);
-        if self.given.iter().any(|given| given.share.x() == share.x()) {
+        if self.given.iter().any(|given| given.holder != *holder && given.share.x() == share.x()) {
             let detail = format!("another holder gave a share with the same x, {}", share.x());
             return Err(refuse(RefusalCode::ShareMismatch, detail));
         }
-        self.given.push(Given { holder: holder.clone(), share, at: now });
+        // Nobody can say which of two is right but the holder, who corrects a mistake by this.
+        self.given.retain(|given| given.holder != *holder);
+        let primary = manifest.version(manifest.primary);
+        let place = primary.and_then(|record| record.share_set.holders.iter().find(|place| place.name == *holder));
+        let recipient = place.and_then(|place| place.recipient.clone());
+        self.given.push(Given { holder: holder.clone(), recipient, share, at: now });
         Ok(())
     }
 
@@ -98,7 +103,7 @@ impl Import {
             name: given.holder.clone(),
             x: given.share.x(),
             digest: share_digest(&given.share),
-            recipient: None,
+            recipient: given.recipient.clone(),
         });
         let share_set = known_shares(&validated, threshold, holders.collect());
         Ok((validated, share_set))

@@ -69,7 +69,9 @@ pub fn judge(manifest: &Manifest, purpose: Purpose, name: &str, text: &str) -> R
     })?;
     match record.state {
         VersionState::Retired => {
-            return Err(refuse(RefusalCode::VersionRetired, format!("v{version} is retired; destroy its shares")));
+            let hold_ended = record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_some());
+            let shares = if hold_ended { "destroy its shares" } else { "keep its shares until its hold is over" };
+            return Err(refuse(RefusalCode::VersionRetired, format!("v{version} is retired; {shares}")));
         }
         VersionState::Aborted => {
             return Err(refuse(

@@ -14,6 +14,7 @@ pub mod elapsed;
 pub mod gate;
 pub mod import;
 pub mod judge;
+pub mod members;
 pub mod number;
 pub mod reshare;
 pub mod revise;

@@ -65,14 +65,18 @@ pub fn begin(
     let given_up = record.share_set.pending.replace(Box::new(new));
     let in_force = record.share_set.clone();
     for set in [Some(&in_force), given_up.as_deref()].into_iter().flatten() {
-        let of_set: Vec<_> = lost.iter().filter(|name| holds(set, name)).cloned().collect();
-        if !of_set.is_empty() {
+        if lost.iter().any(|name| holds(set, name)) {
             expose(record, set, |exposed| {
-                exposed.lost.extend(of_set);
-                exposed.lost.sort();
-                exposed.lost.dedup();
+                exposed.lost.extend(lost.iter().filter(|name| holds(set, name)).cloned());
             });
         }
+    }
+    // Whoever lost the newest share may have kept the ones before it, beside it.
+    for exposed in &mut record.exposed {
+        exposed.lost.extend(lost.iter().filter(|name| exposed.replaced.contains(name)).cloned());
+        exposed.lost.sort();
+        exposed.lost.dedup();
+        exposed.left.retain(|name| !exposed.lost.contains(name));
     }
     // Its packages may have been opened: they make the key like those of a set that was in force.
     if let Some(given_up) = given_up {
@@ -109,14 +113,20 @@ pub fn finish(manifest: &mut Manifest, version: KeyVersion) -> Result<(), Reshar
 fn supersede(record: &mut VersionRecord, old: &ShareSet) {
     let set = &mut record.share_set;
     set.replaced.extend(old.holders.iter().map(|holder| holder.digest));
-    let stays = |name| holds(set, name) || set.pending.as_deref().is_some_and(|pending| holds(pending, name));
-    let names = old.holders.iter().map(|holder| &holder.name);
-    let left: Vec<_> = names.filter(|name| !stays(name)).cloned().collect();
+    let names: Vec<_> = old.holders.iter().map(|holder| holder.name.clone()).collect();
     expose(record, old, |exposed| {
-        exposed.replaced = u8::try_from(old.holders.len()).unwrap_or(u8::MAX);
-        exposed.left = left.into_iter().filter(|name| !exposed.lost.contains(name)).collect();
+        exposed.replaced = names;
         exposed.plain = plain(old);
     });
+    // Whoever leaves may take along every share that they ever had.
+    let set = &record.share_set;
+    let stays =
+        |name: &HolderName| holds(set, name) || set.pending.as_deref().is_some_and(|pending| holds(pending, name));
+    for exposed in &mut record.exposed {
+        let known = |name: &HolderName| exposed.lost.contains(name) || exposed.left.contains(name);
+        let left: Vec<_> = exposed.replaced.iter().filter(|name| !stays(name) && !known(name)).cloned().collect();
+        exposed.left.extend(left);
+    }
 }
 
 fn holds(set: &ShareSet, name: &HolderName) -> bool {
@@ -133,7 +143,14 @@ fn expose(record: &mut VersionRecord, set: &ShareSet, note: impl FnOnce(&mut Exp
 }
 
 fn blank(set: &ShareSet) -> ExposedSet {
-    ExposedSet { set: set.set, threshold: set.threshold, replaced: 0, lost: vec![], left: vec![], plain: vec![] }
+    ExposedSet {
+        set: set.set,
+        threshold: set.threshold,
+        replaced: vec![],
+        lost: vec![],
+        left: vec![],
+        plain: vec![],
+    }
 }
 
 fn plain(set: &ShareSet) -> Vec<HolderName> {
@@ -175,7 +192,7 @@ pub fn exposure(record: &VersionRecord) -> Exposure {
         lost: count(|exposed| exposed.lost.len()),
         left: count(|exposed| exposed.left.len()),
         plain: count(|exposed| exposed.plain.len()),
-        replaced: count(|exposed| usize::from(exposed.replaced)),
+        replaced: count(|exposed| exposed.replaced.len()),
         rebuilds: sets
             .iter()
             .map(|exposed| (exposed.set, elsewhere(exposed), exposed.threshold))

@@ -34,10 +34,10 @@ fn proved(who: impl IntoIterator<Item = usize>) -> BTreeSet<HolderName> {
 fn all_right() -> Case {
     let member = |name| MemberFacts {
         node: node(name),
-        present: true,
+        absent: None,
         loaded: true,
         canaries_failed: vec![],
-        same_config: true,
+        config_differs: vec![],
         diverged: None,
     };
     Case {
@@ -89,10 +89,10 @@ fn when_all_is_right_nothing_is_missing() {
 fn each_single_thing_that_is_wrong_on_each_member_is_named_by_its_code_and_member() {
     type Spoil = fn(&mut MemberFacts);
     let table: [(&str, Spoil); 5] = [
-        ("member_missing", |member| member.present = false),
+        ("member_missing", |member| member.absent = Some("unheard".into())),
         ("not_loaded", |member| member.loaded = false),
         ("canary_failed", |member| member.canaries_failed = vec![key("pii"), key("auth")]),
-        ("config_differs", |member| member.same_config = false),
+        ("config_differs", |member| member.config_differs = vec!["key pii is not declared there".into()]),
         ("diverged", |member| member.diverged = Some("the store went back".into())),
     ];
     for state in [Staged, Activating] {
@@ -117,11 +117,11 @@ fn every_combination_of_what_a_member_lacks_is_listed_whole() {
         let has = |bit: u8| lacks & (1 << bit) == 0;
         let case = all_right().with(|case| {
             let member = &mut case.members[1];
-            member.present = has(0);
+            member.absent = (!has(0)).then(|| "unheard".into());
             member.diverged = if has(1) { None } else { Some("forked".into()) };
             member.loaded = has(2);
             member.canaries_failed = if has(3) { vec![] } else { vec![key("pii")] };
-            member.same_config = has(4);
+            member.config_differs = if has(4) { vec![] } else { vec!["key pii".into()] };
         });
         // Of a member that was not heard of nothing else is known.
         let codes =
@@ -218,21 +218,22 @@ fn a_rollback_needs_no_proofs_and_only_the_nodes_in_service() {
     let rollback = world(DecryptOnly);
     let bare = all_right().with(|case| {
         case.proofs.clear();
-        case.members[2].present = false;
+        case.members[2].absent = Some("unheard".into());
     });
     assert_eq!(bare.missing(&rollback), []);
     assert!(!bare.missing(&world(Staged)).is_empty());
     // What is in service must still hold it.
     let without = bare.with(|case| case.members[1].loaded = false);
     assert_eq!(without.named(&rollback), named(&[("not_loaded", "db2")]));
-    let dead = all_right().with(|case| case.members.iter_mut().for_each(|member| member.present = false));
+    let dead =
+        all_right().with(|case| case.members.iter_mut().for_each(|member| member.absent = Some("unheard".into())));
     assert_eq!(dead.named(&rollback), named(&[("member_missing", "v10")]));
 }
 
 #[test]
 fn all_that_is_missing_is_listed_at_once() {
     let case = all_right().with(|case| {
-        case.members[0].present = false;
+        case.members[0].absent = Some("unheard".into());
         case.members[1].loaded = false;
         case.proofs = Proofs::new();
         case.excused = vec![holder(0)];
@@ -266,10 +267,10 @@ proptest! {
         let pick = |flags: &[bool]| flags.iter().enumerate().filter(|(_, on)| **on).map(|(at, _)| at).collect::<Vec<_>>();
         let facts = |(at, has): (usize, &Vec<bool>)| MemberFacts {
             node: node(&format!("db{at}")),
-            present: has[0],
+            absent: (!has[0]).then(|| "unheard".into()),
             loaded: has[1],
             canaries_failed: if has[2] { vec![] } else { vec![key("pii")] },
-            same_config: has[3],
+            config_differs: if has[3] { vec![] } else { vec!["key pii".into()] },
             diverged: if has[4] { None } else { Some("gap".into()) },
         };
         let case = Case {

@@ -132,6 +132,7 @@ fn a_part_that_is_wrong_in_two_ways_gets_the_code_that_is_judged_first() {
 
 #[test]
 fn the_order_of_the_codes_is_the_order_of_judging() {
+    // But for one: that a share was replaced is told also where its x is no one's any longer.
     let order = [
         MalformedShare,
         ChecksumFailed,

@@ -29,7 +29,7 @@ fn s(seconds: u64) -> Duration {
 
 #[derive(Clone)]
 struct Case {
-    unsettled: Vec<NodeName>,
+    unsettled: Vec<(NodeName, String)>,
     stopped: Option<Duration>,
     now: Duration,
     max_write_delay: Duration,
@@ -140,7 +140,7 @@ fn when_all_is_right_nothing_is_missing() {
 fn each_single_thing_that_is_missing_is_named_by_its_code_and_what_it_is_about() {
     type Spoil = fn(&mut Case);
     let table: Vec<(Named, Spoil)> = vec![
-        (about("not_settled", "db2"), |case| case.unsettled = vec![node("db2")]),
+        (about("not_settled", "db2"), |case| case.unsettled = vec![(node("db2"), "unheard".into())]),
         (("census_running", None), |case| case.census_running = true),
         (("census_stale", None), |case| case.censuses.clear()),
         (("census_stale", None), |case| drop(case.censuses.remove(0))),
@@ -179,7 +179,7 @@ fn each_single_thing_that_is_missing_is_named_by_its_code_and_what_it_is_about()
 #[test]
 fn every_list_may_be_right_alone_and_all_that_is_missing_is_listed_at_once() {
     let case = all_right().with(|case| {
-        case.unsettled = vec![node("db1"), node("db3")];
+        case.unsettled = vec![(node("db1"), "unheard".into()), (node("db3"), "unheard".into())];
         case.censuses.clear();
         case.configured.remove(0);
         case.quarantined = vec![(source("b.y"), 2), (source("c.z"), 4)];

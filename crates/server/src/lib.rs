@@ -6,6 +6,7 @@
 //! what every request passes → [`handlers`] turn requests into ceremonies of the [`node`], or, for services, into
 //! questions to the [`serving`] snapshot, which needs neither a lock nor a store.
 
+mod audit;
 pub mod config;
 pub mod handlers;
 pub mod http;
@@ -111,6 +112,7 @@ pub fn run_with(config_file: &Path, fault: Option<Fault>) -> Result<(), StartErr
     telemetry::init_logs();
     let config = Config::load(config_file).map_err(StartError::Config)?;
     memory::protect(config.memory.require_lock)?;
+    listen::raise_descriptors();
     let metrics = Metrics::install()?;
     // Services get all cores, and people two threads that no service can fill.
     let data_runtime = runtime("data", None)?;
@@ -158,6 +160,7 @@ async fn serve(
 
     let node = Node::boot(config, metadata, serving.clone(), last_use).await;
     node.start_pulse();
+    node.start_audit();
     node.resume_jobs();
     let state = ControlState {
         node: node.clone(),
@@ -205,7 +208,7 @@ async fn until_stopped(state: &ControlState) -> io::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hang_up.recv() => {
-                if let Err(problem) = control::reload(state).await {
+                if let Err(problem) = control::reload_by_signal(state).await {
                     tracing::error!(%problem, "the configuration was not reloaded");
                 }
             }

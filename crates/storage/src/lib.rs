@@ -6,14 +6,17 @@
 //! # Layout
 //!
 //! [`metadata`] is the trait of the metadata store, [`source`] that of a user's column. Adapters stand beside
-//! them: [`sqlite`] and, for tests, [`memory`]. [`open`] finds the adapter of an address. [`conformance`] is the
+//! them: [`sqlite`], [`postgres`], [`etcd`] and, for tests, [`memory`]. [`open`] finds the adapter of an address. [`conformance`] is the
 //! suite that every adapter passes, and [`faulty`] makes any of them fail at a chosen call.
 
+mod away;
 pub mod conformance;
+pub mod etcd;
 pub mod faulty;
 pub mod memory;
 pub mod metadata;
 pub mod open;
+pub mod postgres;
 pub mod source;
 pub mod sqlite;
 

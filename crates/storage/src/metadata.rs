@@ -11,6 +11,14 @@ use async_trait::async_trait;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp(pub u64);
 
+impl Stamp {
+    /// One that never was and never will be again, in any store or backup: of 64 random bits.
+    pub(crate) fn draw() -> Result<Self, MetadataError> {
+        let drawn = getrandom::u64().map(Self);
+        drawn.map_err(|_| MetadataError::Unavailable("the system gives no randomness".into()))
+    }
+}
+
 /// A record as it was read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {

@@ -132,9 +132,9 @@ pub struct ExposedSet {
     pub set: u32,
     /// How many of its shares rebuild the key.
     pub threshold: u8,
-    /// How many shares it has that were replaced by those of a later set; 0 while it is in force.
-    #[serde(default)]
-    pub replaced: u8,
+    /// Its holders, once their shares were replaced by those of a later set; none while it is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<HolderName>,
     /// Holders whose share is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<HolderName>,

@@ -140,6 +140,54 @@ fn a_manifest_that_contradicts_itself_is_refused() {
     refused("/keyring_id", json!("5479101EC1821850"));
     let first = manifest()["versions"][0].clone();
     refused("/versions", json!([first, first]));
+    refused("/versions/0/share_set/holders/1/name", json!("h1"));
+}
+
+#[test]
+fn a_set_to_come_is_held_to_what_a_set_in_force_is() {
+    let with_pending = |change: &dyn Fn(&mut Json)| {
+        let mut json = manifest();
+        let mut pending = json["versions"][0]["share_set"].clone();
+        pending["set"] = json!(2);
+        change(&mut pending);
+        json["versions"][0]["share_set"]["pending"] = pending;
+        parse(&json)
+    };
+    let document = with_pending(&|_| {}).unwrap();
+    let pending = document.manifest().versions[0].share_set.pending.as_deref().unwrap();
+    assert_eq!((pending.set, pending.holders.len()), (2, 3));
+    assert!(with_pending(&|pending| pending["threshold"] = json!(1)).is_none());
+    assert!(with_pending(&|pending| pending["threshold"] = json!(4)).is_none());
+    assert!(with_pending(&|pending| pending["holders"][1]["x"] = json!(1)).is_none());
+    assert!(with_pending(&|pending| pending["holders"][1]["name"] = json!("h1")).is_none());
+}
+
+#[test]
+fn what_is_exposed_stands_ascending_by_set_and_comes_back_as_it_was() {
+    let with_exposed = |exposed: Json| {
+        let mut json = manifest();
+        json["versions"][0]["exposed"] = exposed;
+        parse(&json)
+    };
+    let one = |set: u32| json!({"set": set, "threshold": 2, "replaced": 3, "lost": ["h1"], "left": ["h2"]});
+    let document = with_exposed(json!([one(1), one(2), one(10)])).unwrap();
+    let sets = &document.manifest().versions[0].exposed;
+    assert_eq!(sets.iter().map(|set| set.set).collect::<Vec<_>>(), [1, 2, 10]);
+    let [lost, left, plain] = [&sets[0].lost, &sets[0].left, &sets[0].plain];
+    assert_eq!((lost[0].as_str(), left[0].as_str(), plain.len(), sets[0].replaced), ("h1", "h2", 0, 3));
+    let made = ManifestDocument::from_manifest(document.manifest().clone()).unwrap();
+    assert_eq!(made.canonical(), document.canonical());
+    for wrong in [json!([one(2), one(1)]), json!([one(1), one(1)]), json!([one(10), one(9)]), json!({"1": one(1)})]
+    {
+        assert!(with_exposed(wrong).is_none());
+    }
+    // A set of which nobody lost anything is written without names, and a manifest that has none without the field.
+    let little = with_exposed(json!([{"set": 1, "threshold": 2}])).unwrap();
+    let again = ManifestDocument::from_manifest(little.manifest().clone()).unwrap();
+    let text = String::from_utf8_lossy(again.canonical()).into_owned();
+    assert!(text.contains(r#""exposed":[{"replaced":0,"set":1,"threshold":2}]"#), "{text}");
+    let none = ManifestDocument::from_manifest(parse(&manifest()).unwrap().manifest().clone()).unwrap();
+    assert!(!String::from_utf8_lossy(none.canonical()).contains("exposed"));
 }
 
 #[test]

@@ -333,6 +333,37 @@ fn a_checkpoint_is_of_the_line_before_it() {
     assert_bad(&verifier.finish(), 3, Some(&Flaw::Checkpoint));
 }
 
+/// Whatever means the same in other bytes is another line: else a hash could be kept while the bytes change.
+#[test]
+fn a_line_has_one_spelling() {
+    let log = Log::new("db1", 1);
+    let text = String::from_utf8(log.lines[0].clone()).unwrap();
+    let text = text.trim_end();
+    assert!(Line::parse(text.as_bytes()).is_ok());
+    for (from, to) in [
+        ("{", "{ "),
+        ("\"seq\":1", "\"seq\": 1"),
+        ("\"seq\":1", "\"seq\":1,\"new\":null,\"new\":null"),
+        ("\"ann\"", "\"\\u0061nn\""),
+        ("\\u0000", "\\U0000"),
+        ("[9,10]", "[9,1e1]"),
+        ("[9,10]", "[9.0,10]"),
+        ("\"holder\":\"ann\"", "\"holder\":\"eve\",\"holder\":\"ann\""),
+        ("Zażółć", "Za\\u017c\u{f3}\u{142}\u{107}"),
+    ] {
+        let spelt = text.replacen(from, to, 1);
+        assert_ne!(spelt, text, "{from}");
+        let error = Line::parse(spelt.as_bytes()).unwrap_err();
+        assert!(matches!(error, LineError::NotCanonical | LineError::NotARecord(_)), "{spelt}: {error}");
+    }
+    let reversed: Vec<_> = text.trim_matches(['{', '}']).splitn(2, ',').collect();
+    let reversed = format!("{{{},{}}}", reversed[1], reversed[0]);
+    assert_eq!(Line::parse(reversed.as_bytes()).unwrap_err(), LineError::NotCanonical);
+    for end in [" ", "\r", "\n", "\0", "{}"] {
+        assert!(Line::parse(format!("{text}{end}").as_bytes()).is_err());
+    }
+}
+
 #[test]
 fn what_is_too_long_is_cut_or_refused_and_what_is_no_word_or_number_is_refused() {
     let chain = Chain::new(node("db1"), "b", Tip::START);

@@ -46,11 +46,14 @@ pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> 
         return failed(error);
     }
     let Header { keyring, revision, digest, records, .. } = &backup.header;
-    let found = json!({"file": out, "keyring": keyring, "revision": revision, "digest": digest, "records": records});
+    let found =
+        json!({"file": out, "keyring": keyring, "revision": revision, "digest": digest, "records": records});
     context.out.result(&found, |_| {
         format!("{}\n{keyring}, revision {revision}, {records} records\ndigest {digest}\n", out.display())
     })?;
-    note("keep the revision and the digest where the file is not: after a restore they are what an operator confirms");
+    note(
+        "keep the revision and the digest where the file is not: after a restore they are what an operator confirms",
+    );
     Ok(Exit::Done)
 }
 

@@ -29,7 +29,7 @@ For automation the passphrase comes from KEYMOOT_PASSPHRASE or --passphrase-file
         /// File with the passphrase
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
-        /// Protect the identity by the file's mode alone
+        /// Without a passphrase: whoever gets the file can open your packages
         #[arg(long, conflicts_with = "passphrase_file")]
         no_passphrase: bool,
     },
@@ -42,9 +42,9 @@ later. A share that the node refuses ends with exit code 1.
 Example:
   keymoot holder open ann.age --identity ~/keymoot-identity.age --out ann.parts")]
     Open {
-        /// The package
+        /// The file that the operator sent you; it ends in .age
         package: PathBuf,
-        /// Your identity
+        /// Your identity, from `keymoot holder keygen`
         #[arg(long, value_name = "FILE", default_value = "keymoot-identity.age")]
         identity: PathBuf,
         /// File with its passphrase
@@ -62,7 +62,7 @@ Examples:
   keymoot holder prove ann.parts
   keymoot holder prove ann.parts --node https://db2:8201")]
     Prove {
-        /// Parts file; - is stdin
+        /// Your parts file, from `keymoot holder open`; - is stdin
         file: PathBuf,
         /// Control address of a node; repeat it for more [default: the profile's nodes]
         #[arg(long = "node", value_name = "URL")]

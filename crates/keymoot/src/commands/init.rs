@@ -25,13 +25,13 @@ Example:
 
 Without a recipient a package is the share itself; the node takes that only with allow_plain_packages.")]
 pub(crate) struct Args {
-    /// Shares that rebuild the key
+    /// How many shares are enough to rebuild the key
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..))]
     threshold: u8,
-    /// A holder, with the age recipient that their package is encrypted to; repeat it for each
+    /// A holder, and the line age1… that they sent: their package opens for them alone. Repeat it for each
     #[arg(long = "holder", required = true, value_name = "NAME[=AGE_RECIPIENT]", value_parser = arguments::holder)]
     holders: Vec<HolderSpec>,
-    /// Number of the first version [default: 1]
+    /// Number of the first version, where another system had some before [default: 1]
     #[arg(long, value_name = "N", value_parser = arguments::version)]
     first_version: Option<KeyVersion>,
     /// Directory for the packages

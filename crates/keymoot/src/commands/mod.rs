@@ -14,6 +14,7 @@ pub(crate) mod holder;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod manifest;
 pub(crate) mod recover;
 pub(crate) mod rekey;
 pub(crate) mod restore_backup;

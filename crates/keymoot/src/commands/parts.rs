@@ -44,8 +44,10 @@ pub(crate) fn is_wanted(version: &VersionProgress) -> bool {
 pub(crate) fn note_rejected(place: &str, rejected: &[RejectedPart]) {
     for part in rejected {
         let holder = part.holder.as_ref().map(|holder| format!(" of {holder}")).unwrap_or_default();
+        // Nobody is to be alarmed by having done more than was needed.
+        let became = if is_harmless(part) { "not needed" } else { "refused" };
         note(format!(
-            "{}: refused: {}{holder}: {} ({}). {}",
+            "{}: {became}: {}{holder}: {} ({}). {}",
             printable(place),
             printable(&part.name),
             printable(&part.detail),

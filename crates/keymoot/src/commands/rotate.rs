@@ -37,7 +37,7 @@ Examples:
   keymoot rotate stage                                   same holders, same threshold
   keymoot rotate stage --threshold 3 --holder ann=age1… --holder bob=age1… --holder eve=age1…")]
     Stage {
-        /// Shares that rebuild the new key [default: as the primary's]
+        /// How many shares are enough to rebuild the new key [default: as the primary's]
         #[arg(long, value_parser = clap::value_parser!(u8).range(2..))]
         threshold: Option<u8>,
         /// A holder of the new version; repeat it for each [default: as the primary's]
@@ -63,7 +63,7 @@ Examples:
         /// A holder from now on, all of them; repeat it for each [default: as now]
         #[arg(long = "holder", value_name = "NAME[=AGE_RECIPIENT]", value_parser = arguments::holder)]
         holders: Vec<HolderSpec>,
-        /// Shares that rebuild the key from now on [default: as now]
+        /// How many shares are enough from now on [default: as now]
         #[arg(long, value_parser = clap::value_parser!(u8).range(2..))]
         threshold: Option<u8>,
     },

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
-use keymoot_api::status::{ManifestOrigin, StatusAnswer};
+use keymoot_api::status::{LastProof, ManifestOrigin, StatusAnswer};
 use serde::Serialize;
 
 use super::{fan_out, parts};
@@ -116,6 +116,12 @@ fn lines(nodes: &[Node]) -> String {
     text
 }
 
+/// When a holder last proved a share, and whether it is time again.
+fn proved(proof: &LastProof) -> String {
+    let at = proof.proved_at.map_or_else(|| "never".into(), |at| format!("{at:.0}"));
+    if proof.drill_due { format!("{at}: the yearly drill is due") } else { at }
+}
+
 fn text(status: &StatusAnswer) -> String {
     let id = status.keyring_id.map_or_else(|| "not made yet".into(), |id| id.to_string());
     let origin = match status.manifest {
@@ -131,11 +137,12 @@ fn text(status: &StatusAnswer) -> String {
     }
     if let Some(peers) = status.peers.as_ref().filter(|peers| !peers.is_empty()) {
         text.push_str(&table(
-            ["peer", "revision", "validated", "seen"],
+            ["peer", "state", "revision", "validated", "heard of"],
             peers.iter().map(|peer| {
                 let validated: Vec<_> = peer.validated.iter().map(|version| format!("v{version}")).collect();
-                let seen = peer.seen_at.map_or_else(|| "never".into(), |at| at.to_string());
-                [peer.node.to_string(), peer.revision.to_string(), validated.join(" "), seen]
+                let state = peer.state.map_or_else(|| "unknown".into(), |state| state.to_string());
+                let heard = peer.absent.clone().unwrap_or_else(|| "now".into());
+                [peer.node.to_string(), state, peer.revision.to_string(), validated.join(" "), heard]
             }),
         ));
     }
@@ -154,6 +161,12 @@ fn text(status: &StatusAnswer) -> String {
                 let share = format!("{} of {}", sample.authenticated, sample.tried);
                 [sample.source.to_string(), format!("v{}", sample.version), share]
             }),
+        ));
+    }
+    if let Some(proofs) = status.last_proofs.as_ref().filter(|proofs| !proofs.is_empty()) {
+        text.push_str(&table(
+            ["version", "holder", "proved"],
+            proofs.iter().map(|proof| [format!("v{}", proof.version), proof.holder.to_string(), proved(proof)]),
         ));
     }
     if status.needs.is_empty() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use keymoot_api::unlock::{DegradedRequest, PartsAnswer, PartsRequest};
 use keymoot_client::Control;
-use keymoot_types::{HolderName, KeyVersion};
+use keymoot_types::{HolderName, KeyVersion, NodeState};
 use serde::Serialize;
 
 use super::{
@@ -61,6 +61,9 @@ struct Node {
     answer: Option<PartsAnswer>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     next: Vec<Next>,
+    /// What keeps a node from unlocking that has all the shares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip)]
@@ -81,6 +84,7 @@ struct Next {
 struct Submitted {
     answer: PartsAnswer,
     next: Vec<Next>,
+    needs: Vec<String>,
     error: Option<anyhow::Error>,
 }
 
@@ -93,6 +97,9 @@ pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let outcomes = fan_out::each(nodes, async |control| submit(control, &args, &files).await).await;
     let nodes: Vec<_> = outcomes.into_iter().map(|outcome| node(&args, outcome)).collect();
     let exit = Exit::worst(nodes.iter().map(|node| node.exit));
+    if nodes.iter().any(|node| node.error.is_some()) {
+        note("not every node was done: the same again is safe, and reaches those that were left out");
+    }
     context.out.result(&Nodes { nodes }, |nodes| text(&nodes.nodes))?;
     Ok(exit)
 }
@@ -110,7 +117,7 @@ async fn submit(control: &Control, args: &Args, files: &[(String, PartsRequest)]
         node: status.node,
         state: status.state,
     };
-    let mut submitted = Submitted { answer, next: vec![], error: None };
+    let mut submitted = Submitted { answer, next: vec![], needs: vec![], error: None };
     for (file, request) in files {
         let (given, withheld) = fan_out::parts_for(keyring_id, request);
         submitted.take_rejected(file, withheld);
@@ -134,6 +141,10 @@ async fn submit(control: &Control, args: &Args, files: &[(String, PartsRequest)]
         }
     }
     submitted.next = next(control, &submitted.answer).await;
+    let serves = matches!(submitted.answer.state, NodeState::Unlocked | NodeState::Degraded);
+    if submitted.next.is_empty() && !serves && !args.files.is_empty() {
+        submitted.needs = control.status().await.map(|status| status.needs).unwrap_or_default();
+    }
     Ok(submitted)
 }
 
@@ -179,10 +190,17 @@ fn node(args: &Args, (addr, outcome): Outcome<Submitted>) -> Node {
         Ok(submitted) => submitted,
         Err(error) => {
             let exit = Exit::of_error(&error);
-            return Node { addr, answer: None, next: vec![], error: Some(format!("{error:#}")), exit };
+            return Node {
+                addr,
+                answer: None,
+                next: vec![],
+                needs: vec![],
+                error: Some(format!("{error:#}")),
+                exit,
+            };
         }
     };
-    let Submitted { answer, next, error } = submitted;
+    let Submitted { answer, next, needs, error } = submitted;
     let so_far = if args.files.is_empty() && args.degraded.is_empty() {
         // To wipe what was collected was all that was asked for.
         Exit::Done
@@ -190,7 +208,7 @@ fn node(args: &Args, (addr, outcome): Outcome<Submitted>) -> Node {
         parts::exit_of_unlock(&answer)
     };
     let exit = Exit::worst([so_far].into_iter().chain(error.as_ref().map(Exit::of_error)));
-    Node { addr, answer: Some(answer), next, error: error.map(|error| format!("{error:#}")), exit }
+    Node { addr, answer: Some(answer), next, needs, error: error.map(|error| format!("{error:#}")), exit }
 }
 
 fn text(nodes: &[Node]) -> String {
@@ -216,9 +234,9 @@ fn text(nodes: &[Node]) -> String {
             (None, error) => format!("NOT done: {}", printable(error.as_deref().unwrap_or_default())),
         };
         text.push_str(&format!("{}: {sentence}\n", node.addr));
-    }
-    if nodes.iter().any(|node| node.answer.is_none()) {
-        note("the nodes that were NOT done got no share, or did not say so: run the same again for them");
+        for need in &node.needs {
+            text.push_str(&format!("{}: needs a person: {}\n", node.addr, printable(need)));
+        }
     }
     text
 }

@@ -23,11 +23,11 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Exit> {
                 format!("v{}", version.version),
                 version.state.to_string(),
                 version.key_id.to_string(),
-                version.created.to_string(),
+                format!("{:.0}", version.created),
                 yes_no(version.validated),
                 format!("{} of {}", version.threshold, version.holders.len()),
                 proved.to_string(),
-                version.last_used.map_or_else(String::new, |at| at.to_string()),
+                version.last_used.map_or_else(String::new, |at| format!("{at:.0}")),
             ]
         });
         table(["version", "state", "key id", "made", "loaded", "needs", "proved by", "last used"], rows)

@@ -6,7 +6,7 @@ use std::{num::NonZeroU8, sync::Arc};
 use jiff::Timestamp;
 use keymoot_keyring::{
     Validated,
-    stage::{self, Staged},
+    stage::{self, Reshared, Staged},
 };
 use keymoot_quorum::revise;
 use keymoot_types::{
@@ -58,6 +58,13 @@ impl Version {
     pub(crate) fn make_in(id: KeyringId, number: u32, threshold: u8, holders: usize) -> Self {
         let names: Vec<_> = (0..holders).map(|index| (holder(index), None)).collect();
         Self { number: v(number), staged: stage::stage(id, v(number), threshold, &names).unwrap() }
+    }
+
+    /// New shares of the same key, for these holders.
+    pub(crate) fn reshared(&self, set: u32, threshold: u8, holders: impl IntoIterator<Item = usize>) -> Self {
+        let names: Vec<_> = holders.into_iter().map(|index| (holder(index), None)).collect();
+        let Reshared { shares, share_set } = stage::reshare(self.validated(), set, threshold, &names).unwrap();
+        Self { number: self.number, staged: Staged { validated: self.validated().clone(), shares, share_set } }
     }
 
     pub(crate) fn name(&self) -> String {

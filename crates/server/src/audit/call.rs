@@ -98,12 +98,20 @@ impl Recorded {
 pub(crate) async fn guarded(audit: &Audit, entry: Entry, work: impl Future<Output = Answer>) -> Answer {
     let intent = audit.require(entry.clone()).await.map_err(|cause| {
         tracing::error!(event = entry.event(), cause, "refused: it could not be recorded");
-        Problem::new(ErrorCode::AuditUnavailable, format!("nothing was done: the audit log can't be written: {cause}"))
+        Problem::new(
+            ErrorCode::AuditUnavailable,
+            format!("nothing was done: the audit log can't be written: {cause}"),
+        )
     })?;
     with_outcome(audit, entry, Some(intent), work).await
 }
 
-async fn with_outcome(audit: &Audit, entry: Entry, intent: Option<u64>, work: impl Future<Output = Answer>) -> Answer {
+async fn with_outcome(
+    audit: &Audit,
+    entry: Entry,
+    intent: Option<u64>,
+    work: impl Future<Output = Answer>,
+) -> Answer {
     let (answer, outcome) = Outcome::of(ended(work).await).await;
     let done = outcome.phase == Phase::Done;
     let mut record = outcome.onto(entry);

@@ -6,7 +6,7 @@ use std::fmt;
 use axum::{body::Body, response::Response};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use keymoot_api::{Problem, problem::code_name};
+use keymoot_api::{Problem, body::holds_secret, problem::code_name};
 use keymoot_types::audit::{Entry, Phase};
 use serde::{
     Deserializer,
@@ -14,18 +14,53 @@ use serde::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use crate::http::secret_in;
-
 /// Of a body.
 const ASKED: [&str; 23] = [
-    "operation", "version", "threshold", "holders", "reason", "override", "exclude", "excuse", "dry_run", "missing",
-    "add", "destroyed", "revision", "digest", "sources", "source", "members", "for", "keyring", "first_version",
-    "max_rows_per_second", "nice_ratio", "concurrency",
+    "operation",
+    "version",
+    "threshold",
+    "holders",
+    "reason",
+    "override",
+    "exclude",
+    "excuse",
+    "dry_run",
+    "missing",
+    "add",
+    "destroyed",
+    "revision",
+    "digest",
+    "sources",
+    "source",
+    "members",
+    "for",
+    "keyring",
+    "first_version",
+    "max_rows_per_second",
+    "nice_ratio",
+    "concurrency",
 ];
 /// Of an answer.
 const TOLD: [&str; 19] = [
-    "id", "keyring_id", "operation", "version", "state", "primary", "revision", "digest", "dry_run", "needed", "have",
-    "reloaded", "members", "warnings", "holder", "accepted", "rejected", "missing", "code",
+    "id",
+    "keyring_id",
+    "operation",
+    "version",
+    "state",
+    "primary",
+    "revision",
+    "digest",
+    "dry_run",
+    "needed",
+    "have",
+    "reloaded",
+    "members",
+    "warnings",
+    "holder",
+    "accepted",
+    "rejected",
+    "missing",
+    "code",
 ];
 /// Of a thing in a list.
 const OF_ONE: [&str; 7] = ["version", "holder", "code", "who", "name", "node", "for"];
@@ -104,7 +139,7 @@ fn one(thing: Json) -> Json {
 
 /// A text as it may be written.
 pub(super) fn word(mut text: String, bytes_max: usize) -> Json {
-    if secret_in(&text) {
+    if holds_secret(&text) {
         return json!("(left out: it looks like a secret)");
     }
     if text.len() > bytes_max {

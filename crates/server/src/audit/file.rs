@@ -106,7 +106,9 @@ impl LogFile {
         let (path, len) = (self.path.display(), self.len);
         match found.cmp(&len) {
             _ if self.untidy => Err(format!("{path}: a write failed and could not be taken back yet")),
-            std::cmp::Ordering::Less => Err(format!("{path} was cut: {len} bytes were written, {found} are there")),
+            std::cmp::Ordering::Less => {
+                Err(format!("{path} was cut: {len} bytes were written, {found} are there"))
+            }
             std::cmp::Ordering::Greater => Err(format!(
                 "{path} was written to by somebody else: {len} bytes were written here, {found} are there"
             )),

@@ -53,6 +53,8 @@ use self::{
 
 /// The longest that anybody waits for a record. What is still on its way then has failed.
 const WAIT: Duration = Duration::from_millis(900);
+/// The longest that lines stand unsigned while there is a key.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// Records that wait to be written.
 const QUEUE_MAX: usize = 1024;
 
@@ -79,9 +81,14 @@ struct State {
     failed: Option<String>,
     /// Since when the writer is inside of a call of the file's.
     busy: Option<Instant>,
+    /// Lines are gone, as these heads and the files show, and why that is known.
     lost: Option<String>,
+    lost_of: Vec<SignedHead>,
     unknown: Option<String>,
     tip: Tip,
+    /// The newest that was signed, and when.
+    signed: Option<SignedHead>,
+    signed_at: Instant,
 }
 
 impl Shared {
@@ -114,8 +121,10 @@ impl Shared {
         self.state().failed = None;
     }
 
-    fn lost(&self, reason: String) {
-        self.state().lost = Some(reason);
+    fn lost(&self, reason: String, of: Option<&SignedHead>) {
+        let mut state = self.state();
+        state.lost = Some(reason);
+        state.lost_of.extend(of.cloned());
     }
 
     fn unknown(&self, reason: String) {
@@ -151,8 +160,11 @@ impl Audit {
             failed: Some("the log is still being opened".into()),
             busy: None,
             lost: None,
+            lost_of: vec![],
             unknown: None,
             tip: Tip::START,
+            signed: None,
+            signed_at: Instant::now(),
         };
         // They are there from the start, at 0.
         counter!("keymoot_audit_records_total").increment(0);
@@ -175,6 +187,7 @@ impl Audit {
     /// Opens the log. `standing` is what is true now: it settles what was intended before.
     pub(crate) async fn begin(&self, remembered: Option<SignedHead>, standing: Map<String, Json>) {
         let Some(queue) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        self.remember(remembered.clone());
         let start = Start {
             dir: self.dir.clone(),
             node: self.node.clone(),
@@ -232,13 +245,43 @@ impl Audit {
     }
 
     /// Writes down what was signed, if it is still the end of the log.
-    pub(crate) async fn checkpoint(&self, signed: SignedHead) -> Result<Tip, String> {
-        self.ask(Ask::Checkpoint(signed)).await
+    pub(crate) async fn checkpoint(&self, signed: SignedHead) -> Result<(), String> {
+        self.ask(Ask::Checkpoint(signed.clone())).await?;
+        let mut state = self.shared.state();
+        // The log is what was signed, and the chain goes on from there.
+        state.unknown = None;
+        state.signed = Some(signed);
+        state.signed_at = Instant::now();
+        Ok(())
+    }
+
+    /// Whether there is something new to sign, and it is time; `wanted`: somebody asked.
+    pub(crate) fn checkpoint_due(&self, wanted: bool) -> bool {
+        let state = self.shared.state();
+        // The line behind the one that was signed says so itself.
+        let news = state.signed.as_ref().is_none_or(|signed| state.tip.seq > signed.head.seq.saturating_add(1));
+        news && state.failed.is_none() && (wanted || state.signed_at.elapsed() >= CHECKPOINT_EVERY)
+    }
+
+    /// The newest head that was signed.
+    pub(crate) fn signed(&self) -> Option<SignedHead> {
+        self.shared.state().signed.clone()
+    }
+
+    /// What an earlier boot signed.
+    pub(crate) fn remember(&self, signed: Option<SignedHead>) {
+        let mut state = self.shared.state();
+        state.signed = state.signed.take().or(signed);
+    }
+
+    /// Whether it was found before that the files don't hold this one.
+    pub(crate) fn is_known_lost(&self, signed: &SignedHead) -> bool {
+        self.shared.state().lost_of.contains(signed)
     }
 
     /// What was signed before is not what lies here.
     pub(crate) async fn declare_lost(&self, signed: SignedHead, reason: String) {
-        self.shared.lost(reason.clone());
+        self.shared.lost(reason.clone(), Some(&signed));
         drop(self.ask(Ask::Lost(signed, reason)).await);
     }
 
@@ -319,7 +362,9 @@ impl Audit {
         });
         let state = self.shared.state();
         let lost = state.lost.as_ref().map(|reason| {
-            format!("lines of the audit log were lost or altered ({reason}): look into it with `keymoot audit verify`")
+            format!(
+                "lines of the audit log were lost or altered ({reason}): look into it with `keymoot audit verify`"
+            )
         });
         let unknown = state.unknown.as_ref().map(|reason| {
             format!("the audit log could not be compared with its signed head ({reason}): verify it with the files that were taken away")

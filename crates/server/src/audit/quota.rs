@@ -9,6 +9,8 @@ use std::{
 use keymoot_types::audit::{Entry, Phase};
 use serde_json::{Value as Json, json};
 
+use crate::listen::network;
+
 const WINDOW: Duration = Duration::from_secs(60);
 /// Lines of one address in a window.
 const OF_ONE_MAX: u32 = 20;
@@ -35,6 +37,7 @@ impl Quota {
     /// Whether one more may be written; if not, it is counted.
     pub(super) fn admits(&mut self, from: Option<IpAddr>, now: Instant) -> bool {
         self.began.get_or_insert(now);
+        let from = from.map(network);
         let known = self.of.len() < ADDRESSES_MAX || self.of.contains_key(&from);
         let count = self.of.entry(if known { from } else { None }).or_default();
         if self.lines < OF_ALL_MAX && count.lines < OF_ONE_MAX {

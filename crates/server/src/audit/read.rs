@@ -17,6 +17,8 @@ const PAGE_LINES_MAX: usize = 500;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What is looked at of a file's end at a start: longer than any batch, and than all that may be unsettled.
 const TAIL_BYTES: u64 = 1024 * 1024;
+/// No log gets there: a head that claims more was put into the store by somebody.
+const SEQ_MAX: u64 = 1 << 50;
 /// From here on a search goes on line by line.
 const SEARCH_BYTES: u64 = 4 * LINE_BYTES_MAX as u64;
 
@@ -35,7 +37,7 @@ pub(super) struct Tail {
 }
 
 /// How a signed head and the files agree.
-pub(super) enum Comparison {
+pub(crate) enum Comparison {
     /// The line is there, as it was signed.
     Holds,
     /// The log was cut or rebuilt.
@@ -168,6 +170,9 @@ pub(super) fn page(dir: &Path, after: u64) -> io::Result<Page> {
 /// Whether the files still hold what was signed.
 pub(super) fn compare(dir: &Path, tip: Tip, signed: &Head) -> io::Result<Comparison> {
     let Head { seq, hash, .. } = signed;
+    if *seq > SEQ_MAX {
+        return Ok(Comparison::Unknown(format!("seq {seq} can't have been signed")));
+    }
     if tip.seq < *seq {
         return Ok(Comparison::Differs(format!("the log ends at seq {}, and seq {seq} was signed", tip.seq)));
     }
@@ -208,7 +213,8 @@ pub(super) fn tail(path: &Path) -> io::Result<Tail> {
         return Ok(tail);
     }
     // The first one may be cut through by the window.
-    let skipped = if begin == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1) };
+    let skipped =
+        if begin == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1) };
     let bytes = bytes.split_off(skipped);
     let Some(first) = bytes.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty()) else {
         return Ok(tail);

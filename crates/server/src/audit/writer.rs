@@ -108,8 +108,7 @@ impl Writer {
     }
 
     fn take(&mut self, jobs: Vec<Job>) {
-        let (reopen, lines): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| matches!(job.ask, Ask::Reopen));
+        let (reopen, lines): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| matches!(job.ask, Ask::Reopen));
         self.write(lines);
         for job in reopen {
             let outcome = self.reopen();
@@ -201,7 +200,10 @@ impl Writer {
 
     fn fail(&mut self, cause: &str) {
         if self.failing.as_ref().is_none_or(|(known, _)| known != cause) {
-            tracing::error!(cause, "the audit log can't be written: what makes, moves or destroys keys is refused");
+            tracing::error!(
+                cause,
+                "the audit log can't be written: what makes, moves or destroys keys is refused"
+            );
         }
         let since = self.failing.take().map_or_else(Instant::now, |(_, since)| since);
         self.failing = Some((cause.to_owned(), since));
@@ -221,17 +223,18 @@ impl Writer {
         self.torn += torn;
         let mut chain = Chain::new(self.start.node.clone(), &self.start.boot, tip);
         let mut entries = Vec::new();
-        let mut lost = flaw.clone();
-        let compared = self.start.remembered.as_ref().map(|signed| (signed, read::compare(&self.start.dir, tip, &signed.head)));
-        match compared {
-            Some((signed, Ok(Comparison::Differs(reason)))) => {
-                chain.declare_lost(signed.head.seq);
-                entries.push(lost_entry(signed, &reason, tip));
-                lost = Some(reason);
+        let mut lost = flaw.clone().map(|flaw| (flaw, None));
+        if let Some(signed) = &self.start.remembered {
+            match read::compare(&self.start.dir, tip, &signed.head) {
+                Ok(Comparison::Differs(reason)) => {
+                    chain.declare_lost(signed.head.seq);
+                    entries.push(lost_entry(signed, &reason, tip));
+                    lost = Some((reason, Some(signed)));
+                }
+                Ok(Comparison::Unknown(reason)) => self.shared.unknown(reason),
+                Ok(Comparison::Holds) => {}
+                Err(error) => self.shared.unknown(error.to_string()),
             }
-            Some((_, Ok(Comparison::Unknown(reason)))) => self.shared.unknown(reason),
-            Some((_, Err(error))) => self.shared.unknown(error.to_string()),
-            Some((_, Ok(Comparison::Holds))) | None => {}
         }
         if let Some(flaw) = flaw {
             entries.push(Entry::log_lost(None, flaw).map_err(|error| error.to_string())?);
@@ -251,9 +254,9 @@ impl Writer {
         let count = entries.len();
         live.append_all(&entries, self.shared.max_bytes())?;
         self.torn = 0;
-        if let Some(reason) = lost {
+        if let Some((reason, of)) = lost {
             tracing::error!(reason, "lines of the audit log were lost");
-            self.shared.lost(reason);
+            self.shared.lost(reason, of);
         }
         self.shared.written(live.chain.tip(), count);
         self.live = Some(live);
@@ -271,7 +274,7 @@ impl Writer {
     /// Whether the file is back, or the disk has space again: a line is written to find out.
     fn resume(&mut self) {
         let shared = self.shared.clone();
-        let outcome = shared.watched(|| {
+        let outcome: Result<(), String> = shared.watched(|| {
             let Some(live) = &mut self.live else { return Ok(()) };
             live.find_again(&self.start.dir)?;
             let (cause, since) = self.failing.clone().unwrap_or_else(|| (String::new(), Instant::now()));
@@ -292,7 +295,7 @@ impl Writer {
     fn reopen(&mut self) -> Result<Tip, String> {
         let shared = self.shared.clone();
         let Some(live) = &mut self.live else { return Err(shared.cause().unwrap_or_default()) };
-        let outcome = shared.watched(|| {
+        let outcome: Result<bool, String> = shared.watched(|| {
             if live.log.path().exists() {
                 return Ok(false);
             }

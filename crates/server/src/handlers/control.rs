@@ -11,7 +11,10 @@ use keymoot_api::{
     unlock::{PartsRequest, RejectedPart},
     upkeep::Nothing,
 };
-use keymoot_types::ErrorCode;
+use keymoot_types::{
+    ErrorCode,
+    audit::{Entry, Phase},
+};
 use serde::Serialize;
 
 pub use super::table::ControlState;
@@ -20,6 +23,7 @@ use super::{
     table::{Answer, Call, Table, accepted, ok},
 };
 use crate::{
+    audit::guarded,
     config::Config,
     http::{auth::Access, problem::json_response},
 };
@@ -28,7 +32,13 @@ use crate::{
 fn parts(answer: &impl Serialize, rejected: &[RejectedPart], from: Option<IpAddr>, in_allowance: bool) -> Answer {
     for part in rejected.iter().filter(|_| in_allowance) {
         let holder = part.holder.as_ref().map(|holder| holder.as_str());
-        tracing::warn!(code = part.code.as_str(), version = part.version.map(|v| v.get()), holder, ?from, "part refused");
+        tracing::warn!(
+            code = part.code.as_str(),
+            version = part.version.map(|v| v.get()),
+            holder,
+            ?from,
+            "part refused"
+        );
     }
     let status = if rejected.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     Ok(json_response(status, answer))
@@ -130,6 +140,7 @@ fn rotation(table: Table) -> Table {
 
 fn upkeep(table: Table) -> Table {
     table
+        .add(&routes::AUDIT, async |call: Call<Nothing>| ok(&call.node.audit_page(&call.query).await?))
         .add(&routes::CERTIFICATES, async |call: Call<Nothing>| ok(&call.node.certificates().await?))
         .add_with_state(&routes::RELOAD, async |state: ControlState, _: Call<Nothing>| ok(&reload(&state).await?))
         .add(&routes::MANIFEST_CONFIRM, async |call: Call<keymoot_api::upkeep::ConfirmRequest>| {
@@ -138,8 +149,17 @@ fn upkeep(table: Table) -> Table {
         .add(&routes::MANIFEST_REPUBLISH, async |call: Call<Nothing>| ok(&call.node.republish().await?))
 }
 
+/// The same as the route, asked for by SIGHUP: recorded first, and a new file of the audit log begun where the old
+/// one was moved away.
+pub async fn reload_by_signal(state: &ControlState) -> Result<(), Problem> {
+    let audit = &state.node.audit;
+    audit.reopen().await;
+    let entry = Entry::new("reload", Phase::Intent).fact("by", "SIGHUP");
+    guarded(audit, entry, async { ok(&reload(state).await?) }).await.map(drop)
+}
+
 /// Reads the configuration again. A bad one changes nothing; every mistake is named.
-pub async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswer, Problem> {
+async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswer, Problem> {
     let report = crate::config::check_file(&state.config_file).await;
     if !report.is_ok() {
         let detail = format!("the configuration stays as it was:\n{report}");

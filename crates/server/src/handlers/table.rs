@@ -20,9 +20,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use crate::{
+    audit::{self, Recorded},
     http::{
         auth::{Access, Caller},
         body::{BodyReader, CONTROL_BODY_TIMEOUT},
+        layers::RequestId,
         problem::{json_response, problem_response},
         shed::{Admitted, Shed},
     },
@@ -182,7 +184,8 @@ where
         }
     };
     let mut admitted = admitted?;
-    let body = reader.json(body, route.body_bytes_max, &mut admitted).await?;
+    let bytes = reader.read(body, route.body_bytes_max, Some(&mut admitted)).await?;
+    let body = keymoot_api::body::parse(&bytes)?;
     let pattern = head.extensions.get::<MatchedPath>().map_or(route.path, MatchedPath::as_str);
     let call = Call {
         node: state.node.clone(),
@@ -192,8 +195,20 @@ where
         query: head.uri.query().unwrap_or_default().to_owned(),
         body,
     };
+    let request = head.extensions.get::<RequestId>().and_then(|id| id.0.to_str().ok());
+    let who = call.caller.as_ref().map(|caller| caller.name.as_str());
+    let who = audit::Caller { who, from: call.from, request, argument: &call.argument };
+    let recorded = Recorded::of(route, &who, &bytes);
+    drop(bytes);
+    let node = state.node.clone();
+    let work = handler(state, call);
     // A task of its own: a client that goes away, or a deadline, drops no half-done ceremony.
-    let mut task = tokio::spawn(handler(state, call));
+    let mut task = tokio::spawn(async move {
+        match recorded {
+            Some(recorded) => recorded.run(&node, work).await,
+            None => work.await,
+        }
+    });
     let outcome = match route.timeout {
         Some(limit) => timeout(limit, &mut task).await.map_err(|_| {
             let detail = "it is still being worked on; look at `status` before you repeat it";

@@ -17,7 +17,7 @@ use axum::{
 };
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use keymoot_api::Problem;
+use keymoot_api::{Problem, body::holds_secret};
 use keymoot_types::{ErrorCode, Verdict};
 use metrics::{counter, histogram};
 use tracing::Instrument as _;
@@ -27,6 +27,10 @@ use super::problem::{VERDICT, problem_response};
 /// A request's id: the client's, if it is a short word, else one of ours.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// The id, as handlers find it among a request's extensions.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub HeaderValue);
 
 /// Makes ids that differ between requests and boots, without a system call for each.
 struct Ids {
@@ -41,9 +45,10 @@ impl Ids {
 
     fn of(&self, headers: &HeaderMap) -> HeaderValue {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        let given = headers
-            .get(REQUEST_ID)
-            .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(plain));
+        let short = |id: &str| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| plain(&b));
+        // It stands in the log: a token that was put there by mistake must not.
+        let harmless = |id: &HeaderValue| id.to_str().is_ok_and(|id| short(id) && !holds_secret(id));
+        let given = headers.get(REQUEST_ID).filter(|id| harmless(id));
         given.cloned().unwrap_or_else(|| {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             HeaderValue::try_from(format!("{:08x}-{number:x}", self.boot)).unwrap_or(HeaderValue::from_static("-"))
@@ -81,9 +86,10 @@ async fn around_data(State(ids): State<Arc<Ids>>, request: Request, next: Next) 
     response
 }
 
-async fn around_control(State(ids): State<Arc<Ids>>, request: Request, next: Next) -> Response {
+async fn around_control(State(ids): State<Arc<Ids>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = ids.of(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     // The pattern, not the address: a path may hold anything.
     let route = request
         .extensions()

@@ -104,9 +104,8 @@ impl<C: Clock + Clone> RefusedParts<C> {
 
     /// How many calls were turned away since the log last spoke of this address, when it is to speak again.
     fn report(&self, from: IpAddr, now: Instant) -> Option<u64> {
-        let due = |report: &Report| {
-            report.last.is_none_or(|last| now.saturating_duration_since(last) >= REPORT_EVERY)
-        };
+        let due =
+            |report: &Report| report.last.is_none_or(|last| now.saturating_duration_since(last) >= REPORT_EVERY);
         let mut reports = self.reports();
         if reports.of.len() >= REPORTS_MAX && !reports.of.contains_key(&from) {
             reports.of.retain(|_, report| !due(report));

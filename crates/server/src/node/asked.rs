@@ -32,7 +32,7 @@ pub(super) enum What {
     Stage {
         threshold: u8,
         holders: Vec<HolderSpec>,
-        /// The highest number that ever was, where the operator named it.
+        /// The number that the next one exceeds, where the operator named the highest that ever was.
         #[serde(skip_serializing_if = "Option::is_none")]
         highest: Option<KeyVersion>,
     },
@@ -139,9 +139,11 @@ impl Node {
         let holders = asked.holders.unwrap_or_else(|| holders_now(primary));
         let threshold = asked.threshold.unwrap_or(primary.share_set.threshold);
         init::checked_holders(&holders, threshold, &self.config.load())?;
-        // The number is taken when the version is made; whether there will be one is said now.
-        self.next_version(core, asked.highest)?;
-        Ok(What::Stage { threshold, holders, highest: asked.highest })
+        // Whether there will be a number, and how high it must be, is settled now: what anybody sends afterwards does
+        // not undo consents. It is taken when the version is made.
+        let next = self.next_version(core, asked.highest)?;
+        let highest = asked.highest.and_then(|_| KeyVersion::new(next.get() - 1).ok());
+        Ok(What::Stage { threshold, holders, highest })
     }
 
     fn shares_asked(&self, core: &Core, asked: ReshareRequest) -> Result<NewShares, Problem> {

@@ -10,26 +10,23 @@ use std::{
 
 use keymoot_storage::{
     metadata::{Existing, MetadataError, Record},
-    open_existing_metadata, open_metadata,
     open::OpenError,
+    open_existing_metadata, open_metadata,
 };
 use keymoot_types::{Digest, KeyringId, manifest::ManifestDocument};
 use serde::Serialize;
 use serde_json::json;
 
+pub use super::backup_file::{BYTES_MAX, Backup, BackupFileError, FORMAT, Header, is_backup};
 use super::{
     census, chain,
     files::{Files, LastGood},
     highest, wall_clock,
 };
-pub use super::backup_file::{BYTES_MAX, Backup, BackupFileError, FORMAT, Header, is_backup};
 use crate::{
     config::Config,
     occupied::{Occupied, OccupiedError},
 };
-
-/// What a restore leaves behind, so that no version is made before an operator names the highest number.
-const MARKER: &str = "backup";
 
 /// Why nothing was backed up or restored.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +180,7 @@ pub async fn restore(config: &Config, backup: Backup, force: bool) -> Result<Res
     if !before.is_empty() && !force {
         return Err(BackupError::NotEmpty { records: before.len(), here: replaced, there: header.revision });
     }
-    let marker = format!("{}{MARKER}", highest::RESTORED);
+    let marker = highest::RESTORED_BACKUP.to_owned();
     let said = json!({
         "why": "a backup was put back", "made_at": header.made_at, "at": wall_clock(), "revision": header.revision,
         "digest": header.digest,

@@ -12,7 +12,7 @@ use keymoot_rekey::{
     Sources as _,
     census::{self, SourceCensus},
 };
-use keymoot_types::{ErrorCode, KeyVersion, SourceName};
+use keymoot_types::{ErrorCode, KeyVersion, NodeName, SourceName};
 use serde::{Deserialize, Serialize};
 
 use super::{Core, Node, bad_request, record, sealed, store_problem, wall_clock};
@@ -24,6 +24,8 @@ const KEPT: usize = 8;
 /// One census of all sources, as it is recorded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Taken {
+    /// By whom: its service time is no other's.
+    pub(super) node: NodeName,
     /// Service time at which it began.
     pub(super) began_ms: u64,
     /// The same for people.
@@ -137,7 +139,7 @@ impl Node {
             sources.push(found);
         }
         let began_ms = u64::try_from(began.as_millis()).unwrap_or(u64::MAX);
-        let taken = Taken { began_ms, begun_at, whole: wanted.is_none(), sources };
+        let taken = Taken { node: self.name.clone(), began_ms, begun_at, whole: wanted.is_none(), sources };
         let core = self.core.lock().await;
         let primary = core.primary()?;
         // Ids of version 7 sort by time.

@@ -183,6 +183,7 @@ impl Node {
         more: &[Arc<Validated>],
     ) -> Result<(), Problem> {
         Self::gates_open(core)?;
+        self.alone_under_its_name()?;
         let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching)
             .map_err(|error| internal(&format!("the next manifest is not well-formed: {error}")))?;

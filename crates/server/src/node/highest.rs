@@ -17,7 +17,9 @@ use serde_json::json;
 use super::{Core, Node, bad_request, census, conflict, record, store_problem, wall_clock};
 
 /// Markers of a restore: by whom, or by what.
-pub(crate) const RESTORED: &str = "restored/";
+const RESTORED: &str = "restored/";
+/// What a restore leaves behind. No node's name has a slash.
+pub(crate) const RESTORED_BACKUP: &str = "restored/by/backup";
 /// What every node saw.
 const SEEN: &str = "seen/";
 
@@ -49,10 +51,24 @@ impl Node {
     /// From now on an operator must name the highest number before a version is made.
     pub(super) async fn note_restored(&self, core: &mut Core, why: &str) -> Result<(), Problem> {
         let marker = json!({"why": why, "node": self.name, "at": wall_clock()}).to_string();
-        let key = format!("{RESTORED}{}", self.name);
-        self.metadata.put(&key, marker.as_bytes()).await.map_err(|error| store_problem(&error))?;
+        self.metadata.put(&self.own_marker(), marker.as_bytes()).await.map_err(|error| store_problem(&error))?;
         core.numbers.restored = true;
         tracing::warn!(why, "versions may have been forgotten: an operator must name the highest number");
+        Ok(())
+    }
+
+    fn own_marker(&self) -> String {
+        format!("{RESTORED}{}", self.name)
+    }
+
+    /// Another member is there that was never in doubt: it has followed the same chain all the time, and so this node,
+    /// which is new, knows as much.
+    pub(super) async fn vouched_for_numbers(&self) -> Result<(), MetadataError> {
+        let key = self.own_marker();
+        if let Some(marker) = self.metadata.get(&key).await? {
+            self.metadata.remove(&key, marker.stamp).await?;
+            tracing::info!("another member has followed the manifest all the time: no version was forgotten");
+        }
         Ok(())
     }
 
@@ -79,7 +95,9 @@ impl Node {
     }
 
     async fn read_numbers(&self, core: &Core) -> Result<Numbers, MetadataError> {
-        let restored = !self.metadata.list(RESTORED).await?.is_empty();
+        // Another node's own doubt is not this one's, which may have been there all the time.
+        let concerns = |key: &str| key == RESTORED_BACKUP || key == self.own_marker();
+        let restored = self.metadata.list(RESTORED).await?.iter().any(|marker| concerns(&marker.key));
         let mut numbers = Numbers { restored, ..Numbers::default() };
         // Without a key no record can be believed, and without a manifest no number is unknown.
         let Some(known) = core.adopted.as_ref().and_then(|document| document.manifest().highest()) else {

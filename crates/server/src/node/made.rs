@@ -42,7 +42,8 @@ impl Node {
     ) -> Result<KeyVersion, Problem> {
         let config = self.config.load_full();
         let current = core.manifest()?.clone();
-        let version = self.next_version(core, highest)?;
+        let version =
+            revise::next_version(current.manifest(), highest).map_err(|error| conflict(error.to_string()))?;
         let holders = init::checked_holders(holders, threshold, &config)?;
         let staged = stage::stage(current.manifest().keyring_id, version, threshold, &holders)
             .map_err(|error| internal(&error.to_string()))?;

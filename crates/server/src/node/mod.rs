@@ -8,6 +8,7 @@
 //! `chain` follows and extends the manifest, `pulse` does what comes round, `status` says how things stand.
 
 mod asked;
+mod audit;
 pub mod backup;
 mod backup_file;
 mod census;
@@ -20,6 +21,7 @@ mod init;
 mod lock;
 mod made;
 mod moment;
+mod peers;
 mod prove;
 mod pulse;
 mod record;
@@ -41,16 +43,20 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use keymoot_api::{Problem, status::Sample};
 use keymoot_keyring::Keyring;
-use keymoot_quorum::{Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, number::Numbers, revise};
+use keymoot_quorum::{
+    Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, members::Members, number::Numbers, revise,
+};
 use keymoot_rekey::{Jobs, Setup};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{
-    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, manifest::ManifestDocument,
+    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, heartbeat::BootId,
+    manifest::ManifestDocument,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{files::Files, lock::Lock, made::Packages, prove::Proofs, record::Loaded, request::OpenRequest};
 use crate::{
+    audit::Audit,
     config::Config,
     http::limit::RefusedParts,
     serving::{LastUse, Serving, VersionFacts},
@@ -66,6 +72,9 @@ pub struct Node {
     core: Lock,
     refused_parts: RefusedParts,
     files: Files,
+    pub(crate) audit: Arc<Audit>,
+    /// What is known of the other members.
+    members: std::sync::Mutex<Members>,
     started: Instant,
     pub(crate) jobs: Jobs,
     sources: Arc<rekey::OpenSources>,
@@ -103,6 +112,7 @@ pub(crate) struct Core {
     /// Last uses that were recorded before this boot, in service time.
     last_use: BTreeMap<KeyVersion, Duration>,
     samples: Vec<Sample>,
+    seen: audit::Seen,
     /// What is known of numbers beside the manifest.
     numbers: Numbers,
 }
@@ -129,8 +139,13 @@ impl Node {
             brake: None,
             shutdown: stop.clone(),
         });
+        let audit =
+            Arc::new(Audit::new(config.data_dir.clone(), config.cluster.node.clone(), config.audit.max_bytes));
+        let boot = BootId(uuid::Uuid::new_v4().to_string());
+        let members = std::sync::Mutex::new(Members::new(config.cluster.node.clone(), boot));
         let node = Arc::new_cyclic(|this| Self {
             this: this.clone(),
+            members,
             name: config.cluster.node.clone(),
             jobs,
             sources,
@@ -141,6 +156,7 @@ impl Node {
             core: Lock::default(),
             refused_parts: RefusedParts::default(),
             files,
+            audit,
             started: Instant::now(),
             census_running: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -152,6 +168,7 @@ impl Node {
             node.look_ahead(&mut core).await;
             node.rebuild(&mut core);
         }
+        node.begin_audit().await;
         node
     }
 
@@ -222,6 +239,7 @@ impl Node {
         for (version, key) in &core.canaries_failed {
             tracing::error!(version = version.get(), %key, "a canary does not decrypt: this version proves nothing");
         }
+        self.observe(core);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use keymoot_api::Problem;
-use keymoot_types::KeyVersion;
+use keymoot_types::{KeyVersion, NodeName, VersionState};
 use serde::{Deserialize, Serialize};
 
 use super::{Core, Node, record, store_problem};
@@ -48,12 +48,13 @@ fn ms(duration: Duration) -> u64 {
 }
 
 impl Moment {
-    fn key(self, version: KeyVersion) -> String {
+    /// Of each node its own: service time is a node's.
+    fn key(self, node: &NodeName, version: KeyVersion) -> String {
         let what = match self {
             Self::Stopped => "stopped",
             Self::Retired => "retired",
         };
-        format!("{PREFIX}{what}/{:010}", version.get())
+        format!("{PREFIX}{what}/{:010}/{node}", version.get())
     }
 }
 
@@ -61,7 +62,7 @@ impl Node {
     /// Notes that it happened now.
     pub(super) async fn note_moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) {
         let Ok(primary) = core.primary() else { return };
-        let key = moment.key(version);
+        let key = moment.key(&self.name, version);
         let at_ms = ms(core.service_time(self.now()));
         if let Some(bytes) = record::seal(&key, &Stored { at_ms }, &primary)
             && let Err(error) = self.metadata.put(&key, &bytes).await
@@ -73,7 +74,7 @@ impl Node {
 
     /// It is about to be undone, and the next time begins a new wait.
     pub(super) async fn forget_moment(&self, moment: Moment, version: KeyVersion) -> Result<(), Problem> {
-        let key = moment.key(version);
+        let key = moment.key(&self.name, version);
         let stored = self.metadata.get(&key).await.map_err(|error| store_problem(&error))?;
         match stored {
             Some(stored) => self.metadata.remove(&key, stored.stamp).await.map_err(|error| store_problem(&error)),
@@ -81,9 +82,26 @@ impl Node {
         }
     }
 
+    /// Begins and ends waits as the manifest that was just adopted has it: another member may have changed it.
+    pub(super) async fn follow_moments(&self, core: &mut Core) {
+        let Ok(document) = core.manifest().cloned() else { return };
+        for record in &document.manifest().versions {
+            match record.state {
+                VersionState::Primary => {
+                    if let Err(problem) = self.forget_moment(Moment::Stopped, record.version).await {
+                        tracing::warn!(%problem, "the beginning of an earlier wait could not be forgotten");
+                    }
+                }
+                VersionState::DecryptOnly => drop(self.moment(core, Moment::Stopped, record.version).await),
+                VersionState::Retired => drop(self.moment(core, Moment::Retired, record.version).await),
+                _ => {}
+            }
+        }
+    }
+
     /// When it happened; now, and noted, where no record that can be believed says so.
     pub(super) async fn moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) -> Option<Duration> {
-        let key = moment.key(version);
+        let key = moment.key(&self.name, version);
         let now = core.service_time(self.now());
         let stored = match self.metadata.get(&key).await {
             Ok(stored) => stored,

@@ -37,20 +37,23 @@ impl Node {
         let mut core = self.core.lock().await;
         for (version, holder) in core.unlock.expire(self.now()) {
             tracing::info!(version = version.get(), %holder, "a part expired and was wiped");
+            self.note_expired(version, &holder);
         }
         if let Some(open) = &mut core.request {
             open.expire(self.now());
         }
         self.expire_packages(&mut core);
         core.service_time(self.now());
-        if !look {
+        self.observe(&mut core);
+        // Of several members each follows the others at once: a gate waits for it.
+        let several = core.manifest().is_ok_and(|document| document.manifest().members.len() > 1);
+        if !look && !several {
             return;
         }
-        let before = core.adopted.as_ref().map(|document| document.manifest().revision);
-        self.look_ahead(&mut core).await;
-        if core.adopted.as_ref().map(|document| document.manifest().revision) != before {
-            self.drop_retired(&mut core);
-            self.rebuild(&mut core);
+        self.follow(&mut core).await;
+        self.exchange_heartbeats(&mut core).await;
+        if !look {
+            return;
         }
         if core.loaded.is_empty() || core.store_away.is_some() {
             return;
@@ -64,6 +67,17 @@ impl Node {
         self.write_clock(&mut core, false).await;
         self.catch_up(&mut core).await;
         self.look_at_holds(&mut core).await;
+    }
+
+    /// Looks at the store, and takes up what follows.
+    pub(super) async fn follow(&self, core: &mut Core) {
+        let before = core.adopted.as_ref().map(|document| document.manifest().revision);
+        self.look_ahead(core).await;
+        if core.adopted.as_ref().map(|document| document.manifest().revision) != before {
+            self.drop_retired(core);
+            self.follow_moments(core).await;
+            self.rebuild(core);
+        }
     }
 
     /// Wipes what the adopted manifest has taken out of use.
@@ -107,13 +121,16 @@ impl Node {
         {
             tracing::warn!("background work did not stop in time; it goes on at its checkpoint");
         }
+        self.write_checkpoint().await;
         self.seal().await;
+        self.end_audit().await;
     }
 
     /// Gauges that are read when somebody looks.
     pub(crate) fn measure(&self) {
         let serving = self.serving.load();
         let unlocked = serving.keyring.is_some();
+        self.audit.measure();
         gauge!("keymoot_unlocked").set(f64::from(u8::from(unlocked)));
         gauge!("keymoot_ready").set(f64::from(u8::from(self.ready().ready)));
         for facts in &serving.versions {

@@ -32,6 +32,7 @@ impl Node {
             warnings.push("the metadata store stays the same until the next start".to_owned());
         }
         warnings.extend(self.sources.open(new.source_specs()));
+        self.audit.set_max_bytes(new.audit.max_bytes);
         let mut core = self.core.lock().await;
         self.config.store(std::sync::Arc::new(new));
         self.rebuild(&mut core);

@@ -278,10 +278,13 @@ impl Node {
                 Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
             }
         }
-        if let Err(problem) = self.write_proofs(&mut core).await {
-            tracing::warn!(%problem, "the proofs in these consents wait to be recorded");
+        let mut staged = false;
+        if !accepted.is_empty() {
+            if let Err(problem) = self.write_proofs(&mut core).await {
+                tracing::warn!(%problem, "the proofs in these consents wait to be recorded");
+            }
+            staged = self.done_with_enough(&mut core).await?;
         }
-        let staged = self.done_with_enough(&mut core).await?;
         let open = known(&core, id)?;
         let (needed, have, version) = (open.needed(&manifest), open.have(), open.done);
         let parts = self.parts_answer(&core, accepted, rejected, named);

@@ -11,6 +11,7 @@ use keymoot_api::{
     upkeep::CertificatesAnswer,
 };
 use keymoot_quorum::{
+    adopt,
     gate::{self, KeyLife, RetirementFacts},
     revise,
 };
@@ -18,7 +19,7 @@ use keymoot_rekey::{
     Sources as _,
     certificate::{Certificate, CertifiedCensus, Evidence, MaxAge},
 };
-use keymoot_types::{KeyVersion, Manifest, SourceName, VersionState};
+use keymoot_types::{KeyVersion, Manifest, NodeName, SourceName, VersionState};
 use serde_json::Value as Json;
 
 use super::{
@@ -27,6 +28,10 @@ use super::{
 };
 
 const CERTIFICATES: &str = "certificate/";
+
+/// How long members have to follow a retirement, before the answer says that they have not.
+const WIPE_TIMEOUT: Duration = Duration::from_secs(10);
+const WIPE_LOOK: Duration = Duration::from_millis(200);
 
 /// Everything that the gate looks at, read before it decides.
 struct Looked {
@@ -74,7 +79,31 @@ impl Node {
             let detail = format!("v{version} is not retired: evidence is missing");
             return Err(Problem::gate_refused(detail, lacks));
         }
-        self.throw_away(&mut core, manifest, version, looked).await
+        let answer = self.throw_away(&mut core, manifest, version, looked).await?;
+        drop(core);
+        Ok(StepAnswer { effects: self.wiped_on(version).await, ..answer })
+    }
+
+    /// Waits for a while until every member says that it holds the version no longer, and tells where it is gone.
+    async fn wiped_on(&self, version: KeyVersion) -> Vec<String> {
+        let started = self.now();
+        loop {
+            let core = self.core.lock().await;
+            let members = core.manifest().map(|document| document.manifest().members.clone()).unwrap_or_default();
+            drop(core);
+            let holding = self.not_wiped(&members, version);
+            let late = self.now().saturating_sub(started) >= WIPE_TIMEOUT;
+            if holding.is_empty() || late {
+                let wiped = members.iter().filter(|node| !holding.iter().any(|(name, _)| name == *node));
+                let wiped: Vec<_> = wiped.map(NodeName::as_str).collect();
+                let mut effects = vec![format!("v{version} is wiped on {}", listed(&wiped))];
+                let unsure =
+                    holding.into_iter().map(|(node, why)| format!("v{version} may be held by {node} yet: {why}"));
+                effects.extend(unsure);
+                return effects;
+            }
+            tokio::time::sleep(WIPE_LOOK).await;
+        }
     }
 
     async fn look(
@@ -87,7 +116,8 @@ impl Node {
         let stopped = self.moment(core, Moment::Stopped, version).await;
         let now = core.service_time(self.now());
         let last_uses = self.last_uses(core, now);
-        let censuses = self.censuses(core).await?.into_iter().filter(|taken| taken.whole).collect();
+        let mine = |taken: &Taken| taken.whole && taken.node == self.name;
+        let censuses = self.censuses(core).await?.into_iter().filter(mine).collect();
         let quarantined = self.jobs.quarantine_left().await.map_err(|error| conflict(error.to_string()))?;
         let declared = &manifest.declared;
         let gone: Vec<_> = declared
@@ -124,7 +154,11 @@ impl Node {
         Ok(Looked {
             stopped,
             now,
-            last_use: last_uses.into_iter().find(|(used, _)| *used == version).map(|(_, at)| at),
+            last_use: last_uses
+                .into_iter()
+                .find(|(used, _)| *used == version)
+                .map(|(_, at)| at)
+                .max(self.last_use_elsewhere(core, now, version)),
             censuses,
             sources,
             configured: self.sources.names(),
@@ -137,7 +171,10 @@ impl Node {
     fn lacks(&self, core: &Core, manifest: &Manifest, version: KeyVersion, looked: &Looked) -> Vec<Missing> {
         let retire = self.config.load().retire;
         let censuses: Vec<_> = looked.censuses.iter().map(Taken::facts).collect();
-        let unsettled = manifest.members.iter().filter(|node| **node != self.name).cloned().collect();
+        let unsettled = core
+            .manifest()
+            .map(|document| self.not_adopted(&manifest.members, adopt::identity(document)))
+            .unwrap_or_default();
         let facts = RetirementFacts {
             version,
             unsettled,
@@ -303,6 +340,7 @@ impl Node {
             document.manifest().declared.sources.iter().filter(|source| source.gone.is_none()).collect();
         let clean = censuses.iter().any(|taken| {
             taken.whole
+                && taken.node == self.name
                 && Duration::from_millis(taken.began_ms) >= over
                 && sources.iter().all(|declared| {
                     taken.sources.iter().any(|found| found.name == declared.name && found.clean_of(version))
@@ -345,5 +383,14 @@ impl Node {
             })
             .collect();
         Ok(CertificatesAnswer { certificates })
+    }
+}
+
+/// `db1, db2 and db3`
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => "no node".into(),
+        [one] => (*one).into(),
+        [others @ .., last] => format!("{} and {last}", others.join(", ")),
     }
 }

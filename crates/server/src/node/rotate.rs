@@ -1,19 +1,19 @@
 //! `activate` (and the rollback), `abort`, `restore`: moving versions through their states.
 
+use std::time::Duration;
+
 use keymoot_api::{
     Missing, Problem,
     rotate::{ActivateRequest, StepAnswer, StepRequest},
 };
 use keymoot_quorum::{
+    adopt,
     gate::{self, ActivationFacts, MemberFacts},
     revise,
 };
-use keymoot_types::{
-    KeyVersion, Manifest, VersionState,
-    manifest::{Canary, VersionRecord},
-};
+use keymoot_types::{KeyVersion, Manifest, NodeName, VersionState, manifest::VersionRecord};
 
-use super::{Core, Node, conflict, moment::Moment, wall_clock};
+use super::{Core, Node, conflict, lock::Guard, moment::Moment, wall_clock};
 
 pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
     missing
@@ -21,6 +21,10 @@ pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
         .map(|entry| Missing { code: entry.code.into(), who: entry.who, detail: entry.detail })
         .collect()
 }
+
+/// How long members have to adopt an activating version.
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(30);
+const ADOPTION_LOOK: Duration = Duration::from_millis(200);
 
 impl Node {
     /// Makes a version primary, in two swaps; of an older version it is the rollback. Repeating is safe.
@@ -66,10 +70,14 @@ impl Node {
         if is_degraded(&core) {
             return self.roll_back_degraded(&mut core, version, request.override_reason.unwrap_or_default()).await;
         }
-        if record.state == VersionState::Staged {
-            self.swap_state(&mut core, version, VersionState::Activating).await?;
+        if record.state != VersionState::DecryptOnly {
+            core = self.activating(core, version, &request).await?;
+            if core.record(version)?.state == VersionState::Primary {
+                // Somebody else asked for the same and was faster.
+                return Ok(step_answer(&core, version, false));
+            }
         }
-        let before = manifest.primary;
+        let before = core.manifest()?.manifest().primary;
         self.forget_moment(Moment::Stopped, version).await?;
         self.swap_state(&mut core, version, VersionState::Primary).await?;
         self.note_moment(&mut core, Moment::Stopped, before).await;
@@ -80,6 +88,64 @@ impl Node {
             "new values are encrypted with this version"
         );
         Ok(step_answer(&core, version, false))
+    }
+
+    /// The first of the two swaps, and the wait until every member has adopted it: from then on none unlocks without
+    /// the version. What is missing by then takes it back to staged.
+    async fn activating<'a>(
+        &'a self,
+        mut core: Guard<'a>,
+        version: KeyVersion,
+        request: &ActivateRequest,
+    ) -> Result<Guard<'a>, Problem> {
+        if core.record(version)?.state == VersionState::Staged {
+            self.swap_state(&mut core, version, VersionState::Activating).await?;
+        }
+        let identity = adopt::identity(core.manifest()?);
+        let started = self.now();
+        loop {
+            let manifest = core.manifest()?.manifest().clone();
+            let record = core.record(version)?.clone();
+            if record.state != VersionState::Activating {
+                return Ok(core);
+            }
+            let waited_for: Vec<_> =
+                manifest.members.iter().filter(|node| !is_excluded(request, node)).cloned().collect();
+            let late = self.not_adopted(&waited_for, identity);
+            if late.is_empty() {
+                let facts = ActivationFacts {
+                    version,
+                    members: self.member_facts(&core, &manifest, &record, request),
+                    proofs: &core.proved(),
+                    excused: &request.excuse,
+                    samples_failed: vec![],
+                };
+                let lacks = gate::activation(&manifest, &record, &facts);
+                if lacks.is_empty() {
+                    return Ok(core);
+                }
+                return Err(self.back_to_staged(&mut core, version, lacks).await);
+            }
+            if self.now().saturating_sub(started) >= ADOPTION_TIMEOUT {
+                let missing = late
+                    .into_iter()
+                    .map(|(node, why)| gate::Missing::new("member_missing", Some(node.to_string()), why));
+                let missing = missing.collect();
+                return Err(self.back_to_staged(&mut core, version, missing).await);
+            }
+            // The pulse follows the store and hears the members meanwhile.
+            drop(core);
+            tokio::time::sleep(ADOPTION_LOOK).await;
+            core = self.core.lock().await;
+        }
+    }
+
+    async fn back_to_staged(&self, core: &mut Core, version: KeyVersion, lacks: Vec<gate::Missing>) -> Problem {
+        let detail = match self.swap_state(core, version, VersionState::Staged).await {
+            Ok(()) => format!("v{version} is staged again: not every member has adopted it"),
+            Err(problem) => format!("v{version} is still activating, as it could not be taken back: {problem}"),
+        };
+        Problem::gate_refused(detail, missing(lacks))
     }
 
     async fn swap_state(&self, core: &mut Core, version: KeyVersion, to: VersionState) -> Result<(), Problem> {
@@ -95,34 +161,8 @@ impl Node {
         record: &VersionRecord,
         request: &ActivateRequest,
     ) -> Vec<MemberFacts> {
-        manifest
-            .members
-            .iter()
-            .filter(|node| !request.exclude.iter().any(|exclusion| exclusion.node == **node))
-            .map(|node| {
-                let here = *node == self.name;
-                let mut canaries_failed: Vec<_> = core
-                    .canaries_failed
-                    .iter()
-                    .filter(|(version, _)| *version == record.version)
-                    .map(|(_, key)| key.clone())
-                    .collect();
-                // For this gate a canary that was never made has not decrypted.
-                canaries_failed.extend(self.config.load().key_names().into_iter().filter(|key| {
-                    let of_key = |canary: &Canary| canary.version == record.version && canary.key == *key;
-                    !manifest.canaries.iter().any(of_key)
-                }));
-                MemberFacts {
-                    node: node.clone(),
-                    present: here,
-                    loaded: here
-                        && core.loaded.get(&record.version).is_some_and(|key| key.key_id() == record.key_id),
-                    canaries_failed,
-                    same_config: here,
-                    diverged: core.diverged.as_ref().map(ToString::to_string),
-                }
-            })
-            .collect()
+        let asked = manifest.members.iter().filter(|node| !is_excluded(request, node));
+        asked.map(|node| self.facts_of(core, manifest, node, record)).collect()
     }
 
     /// A rollback on a node that started without a lost version.
@@ -198,6 +238,10 @@ impl Node {
         tracing::warn!(version = version.get(), at = %wall_clock(), "version restored: submit its shares with unlock");
         Ok(step_answer(&core, version, false))
     }
+}
+
+fn is_excluded(request: &ActivateRequest, node: &NodeName) -> bool {
+    request.exclude.iter().any(|exclusion| exclusion.node == *node)
 }
 
 fn is_degraded(core: &Core) -> bool {

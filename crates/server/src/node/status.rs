@@ -31,9 +31,9 @@ impl Node {
                 ManifestOrigin::Store
             },
             versions: unlock::progress(&core, named),
-            needs: needs(&core),
+            needs: [self.audit.needs(), needs(&core)].concat(),
             way_back: way_back(&core),
-            peers: named.then(Vec::new),
+            peers: named.then(|| manifest.map(|manifest| self.peers(manifest)).unwrap_or_default()),
             sources: None,
             samples: named.then(|| core.samples.clone()),
             exposed: manifest.map(exposed).unwrap_or_default(),
@@ -125,7 +125,9 @@ fn needs(core: &Core) -> Vec<String> {
         }
     }
     if let Some(doubt) = target.manifest().highest().and_then(|known| core.numbers.doubt(known)) {
-        needs.push(format!("{doubt}: the next `rotate stage` must name the highest number that ever was (`--highest`)"));
+        needs.push(format!(
+            "{doubt}: the next `rotate stage` must name the highest number that ever was (`--highest`)"
+        ));
     }
     needs.extend(needs_of_versions(core, target.manifest()));
     needs

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     behind_prefix,
-    open::sqlite_path,
+    open::source_path,
     source::{
         Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
     },
@@ -54,7 +54,7 @@ impl SqliteSource {
     /// can tell.
     pub fn open(spec: SourceSpec) -> Result<Self, SourceError> {
         let mistaken = |reason: String| SourceError::Mistaken { name: spec.name.clone(), reason };
-        let path = sqlite_path(&spec.url).map_err(|error| mistaken(error.to_string()))?;
+        let path = source_path(&spec.url).map_err(|error| mistaken(error.to_string()))?;
         if spec.id.is_empty() {
             return Err(mistaken("it has no id; name the columns of its primary key".into()));
         }

@@ -116,6 +116,10 @@ impl Verdict {
         text.push_str(&format!("\ncheckpoints: {}", self.checkpoints));
         if let Some(vouched) = &self.vouched {
             text.push_str(&format!("; the newest, of seq {}, {}", vouched.seq, vouched.text()));
+            // The checkpoint itself is one line further.
+            if let Some(last) = self.last_seq.filter(|last| *last > vouched.seq.saturating_add(1)) {
+                text.push_str(&format!("\nno signature vouches yet for seq {} to {last}", vouched.seq + 1));
+            }
         }
         if let Some(seq) = self.compared {
             text.push_str(&format!("\ncompared: seq {seq} is the one that was signed"));

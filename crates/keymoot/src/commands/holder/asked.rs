@@ -63,7 +63,7 @@ impl Asked {
             text.push_str(&format!("asked by: {}\n", printable(by)));
         }
         if let Some(at) = detail.expires_at {
-            text.push_str(&format!("open until: {at}\n"));
+            text.push_str(&format!("open until: {at:.0}\n"));
         }
         text.push_str(&format!("consents: {} of {}\n", detail.have, detail.needed));
         if !self.holders.is_empty() {

@@ -1,0 +1,86 @@
+//! The metadata store on real servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test's helpers fail as its assertions do")]
+#![allow(missing_docs, reason = "shared with the daemon's tests")]
+
+mod etcd;
+mod postgres;
+#[path = "../../../../tests/harness/proxy.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod proxy;
+#[path = "../../../../tests/harness/servers.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod servers;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use keymoot_storage::metadata::{Metadata, MetadataError, Stamp};
+
+/// Longer than anything here takes; only a hang gets near it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Far more than a store that is away may take to be known as such, and less than a hang.
+const QUICK: Duration = Duration::from_secs(5);
+
+fn is_unavailable<T>(answer: &Result<T, MetadataError>) -> bool {
+    matches!(answer, Err(MetadataError::Unavailable(_)))
+}
+
+/// A store that is away says so soon, and says nothing of the password.
+async fn assert_away(store: &dyn Metadata) -> String {
+    let asked = Instant::now();
+    let answer = store.get("a").await;
+    assert!(asked.elapsed() < QUICK, "it took {:?}", asked.elapsed());
+    let Err(MetadataError::Unavailable(reason)) = answer else { unreachable!("{answer:?}") };
+    assert!(!reason.contains(servers::PASSWORD), "{reason}");
+    reason
+}
+
+/// Waits until the store answers again, by itself.
+async fn until_back(store: &dyn Metadata) {
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = store.get("a").await {
+        assert!(matches!(error, MetadataError::Unavailable(_)) && Instant::now() < end, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Eight writers, over connections of their own, count to 200 together.
+async fn no_update_is_lost(open: impl Fn() -> Arc<dyn Metadata>) {
+    let store = open();
+    store.put("count", b"0").await.unwrap();
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let store = open();
+            tokio::spawn(async move {
+                let mut conflicts = 0;
+                for _ in 0..25 {
+                    loop {
+                        let record = store.get("count").await.unwrap().unwrap();
+                        let count: u32 = String::from_utf8(record.value).unwrap().parse().unwrap();
+                        let next = (count + 1).to_string();
+                        match store.swap("count", Some(record.stamp), next.as_bytes()).await {
+                            Ok(_) => break,
+                            Err(MetadataError::Changed { .. }) => conflicts += 1,
+                            Err(error) => unreachable!("{error}"),
+                        }
+                    }
+                }
+                conflicts
+            })
+        })
+        .collect();
+    let mut conflicts = 0;
+    for writer in writers {
+        conflicts += writer.await.unwrap();
+    }
+    assert_eq!(store.get("count").await.unwrap().unwrap().value, b"200");
+    assert!(conflicts > 0, "the writers never met");
+}
+
+async fn stamp(store: &dyn Metadata, key: &str) -> Option<Stamp> {
+    store.get(key).await.unwrap().map(|record| record.stamp)
+}

@@ -1,0 +1,16 @@
+//! Several nodes of one keyring: real daemons on one metadata store.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that meets what it did not expect ends there; and it may look at a clock"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod activation;
+mod cluster;
