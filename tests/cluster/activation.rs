@@ -58,7 +58,7 @@ fn fault_48_the_gate_stays_shut_until_every_member_holds_the_version_and_names_t
 }
 
 #[test]
-fn an_excluded_member_that_comes_back_follows_the_chain_and_says_what_it_lacks() {
+fn an_excluded_member_that_comes_back_follows_as_far_as_it_holds_the_keys_and_says_what_it_lacks() {
     let mut cluster = Cluster::new("");
     let v10 = cluster.staged(9);
     for node in &cluster.nodes[..2] {
@@ -74,13 +74,21 @@ fn an_excluded_member_that_comes_back_follows_the_chain_and_says_what_it_lacks()
     assert!(new.starts_with("km:v10:"));
     cluster.nodes[2].signal("-CONT");
     let db3 = &cluster.nodes[2];
-    db3.until("db3 has followed", || (db3.state_of(10) == "primary").then_some(()));
-    // It serves what it has, never calls the rest bad, and encrypts with nothing it should not.
+    // It follows as far as its keys vouch for: v10 is required from now on, and it lacks it.
+    db3.until("db3 has followed", || (db3.state_of(10) == "activating").then_some(()));
+    let status = db3.until("db3 says what it lacks", || {
+        let status = db3.get("/v1/status");
+        status["needs"].to_string().contains("v10 is required and not loaded").then_some(status)
+    });
+    assert_eq!(status["state"], "unlocked", "it goes on serving what it has");
     db3.decrypt(&new).expect_problem(503, "key_version_unavailable", "undetermined");
-    let refused = db3.data("encrypt", json!({"plaintext": "eA=="}));
-    assert_eq!((refused.status, refused.code()), (503, "key_version_unavailable"), "{}", refused.json);
+    for node in &cluster.nodes {
+        opens(node, &db3.encrypt(b"still of v9"), b"still of v9");
+    }
     db3.unlock_by(v10, &[3, 4]);
     opens(db3, &new, b"of v10");
+    db3.until("db3 is up to date", || (db3.state_of(10) == "primary").then_some(()));
+    assert!(db3.encrypt(b"x").starts_with("km:v10:"));
     // And after a restart it needs both.
     cluster.nodes[2].stop();
     cluster.nodes[2].start();

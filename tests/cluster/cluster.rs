@@ -44,7 +44,7 @@ impl Cluster {
                 let needs = status["needs"].as_array().unwrap().clone();
                 needs.into_iter().find(|need| need.as_str().unwrap().contains("no manifest of its own"))
             });
-            let digest = need.as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
+            let digest = need.as_str().unwrap().trim_end_matches('`').rsplit(' ').next().unwrap().to_owned();
             node.post("/v1/manifest/confirm", json!({"revision": revision, "digest": digest})).expect(200);
         }
         self.unlock_all(9);

@@ -1,14 +1,9 @@
 //! A daemon whose metadata store is a server that goes away and comes back.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use crate::harness::{
-    PATIENCE, World,
+    World,
     servers::{Etcd, PASSWORD, Postgres},
 };
 
@@ -21,13 +16,8 @@ fn world_at(url: &str) -> World {
 }
 
 /// Waits until `status` says that its manifest is from there.
-#[track_caller]
 fn until_manifest_is(world: &World, from: &str) {
-    let end = Instant::now() + PATIENCE;
-    while world.get("/v1/status")["manifest"] != from {
-        assert!(Instant::now() < end, "{}", world.get("/v1/status"));
-        thread::sleep(Duration::from_millis(50));
-    }
+    world.until("the manifest's place", || (world.get("/v1/status")["manifest"] == from).then_some(()));
 }
 
 /// The same story with every store; `up` makes it run, or not.

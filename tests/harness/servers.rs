@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -140,6 +143,11 @@ pub const PASSWORD: &str = "not-for-print";
 
 impl Postgres {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, with TLS where there is a certificate and its key, in PEM.
+    pub fn start_with(tls: Option<(&str, &str)>) -> Self {
         let programs = newest_postgres();
         let user = other_user();
         let directory = directory(user);
@@ -170,6 +178,10 @@ impl Postgres {
             "log_statement=none",
         ] {
             arguments.extend(["-c".to_owned(), setting.to_owned()]);
+        }
+        for (name, file) in tls_files(directory.path(), user, tls) {
+            let name = if name == "cert" { "ssl_cert_file" } else { "ssl_key_file" };
+            arguments.extend(["-c".to_owned(), "ssl=on".to_owned(), "-c".to_owned(), format!("{name}={file}")]);
         }
         let log = directory.path().join("log");
         let program = programs.join("postgres");
@@ -217,6 +229,25 @@ impl Postgres {
     }
 }
 
+/// Puts a certificate and its key where only the server's user reads them.
+fn tls_files(
+    directory: &Path,
+    user: Option<(u32, u32)>,
+    tls: Option<(&str, &str)>,
+) -> Vec<(&'static str, String)> {
+    let Some((cert, key)) = tls else { return vec![] };
+    let put = |(name, text): (&'static str, &str)| {
+        let file = directory.join(format!("{name}.pem"));
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((uid, gid)) = user {
+            chown(&file, Some(uid), Some(gid)).unwrap();
+        }
+        (name, file.display().to_string())
+    };
+    [("cert", cert), ("key", key)].map(put).into()
+}
+
 fn try_sql(programs: &Path, port: u16, statement: &str) -> Option<String> {
     let output = command(&programs.join("psql"), None)
         .env("PGPASSWORD", PASSWORD)
@@ -237,37 +268,48 @@ fn newest_postgres() -> PathBuf {
 pub struct Etcd {
     members: Vec<Server>,
     ports: Vec<u16>,
+    tls: bool,
     _directory: TempDir,
 }
 
 impl Etcd {
     /// Three members.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, with TLS for clients where there is a certificate and its key, in PEM.
+    pub fn start_with(tls: Option<(&str, &str)>) -> Self {
         let user = other_user();
         let directory = directory(user);
         let [c0, c1, c2, p0, p1, p2]: [u16; 6] = free_ports();
         let (ports, peers) = (vec![c0, c1, c2], [p0, p1, p2]);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let client_url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
+        let files = tls_files(directory.path(), user, tls);
         let cluster: Vec<_> = (0..3).map(|n| format!("m{n}={}", url(peers[n]))).collect();
         let mut members = Vec::new();
         for n in 0..3 {
             let arguments = [
                 ("--name", format!("m{n}")),
                 ("--data-dir", directory.path().join(format!("m{n}")).display().to_string()),
-                ("--listen-client-urls", url(ports[n])),
-                ("--advertise-client-urls", url(ports[n])),
+                ("--listen-client-urls", client_url(ports[n])),
+                ("--advertise-client-urls", client_url(ports[n])),
                 ("--listen-peer-urls", url(peers[n])),
                 ("--initial-advertise-peer-urls", url(peers[n])),
                 ("--initial-cluster", cluster.join(",")),
                 ("--log-level", "error".into()),
             ];
-            let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+            let tls = files.iter().map(|(name, file)| (format!("--{name}-file"), file.clone()));
+            let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(tls);
+            let arguments = arguments.flat_map(|(name, value)| [name, value]).collect();
             let log = directory.path().join(format!("log{n}"));
             let mut member = Server { program: "/usr/bin/etcd".into(), arguments, log, user, child: None };
             member.start();
             members.push(member);
         }
-        let etcd = Self { members, ports, _directory: directory };
+        let etcd = Self { members, ports, tls: tls.is_some(), _directory: directory };
         (0..3).for_each(|n| etcd.until_healthy(n));
         etcd
     }
@@ -319,6 +361,10 @@ impl Etcd {
 
     fn healthy(&self, member: usize) -> std::io::Result<bool> {
         let mut stream = TcpStream::connect(self.address(member))?;
+        if self.tls {
+            // Whoever asks next has to wait.
+            return Ok(true);
+        }
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();

@@ -109,7 +109,10 @@ mod tests {
         }
         for url in ["postgres://u:secret@h:port/db", "etcd://u:secret@h:port"] {
             let error = open_metadata(url).err().unwrap();
-            assert!(matches!(&error, OpenError::Mistaken(_)) && !error.to_string().contains("secret"), "{error:?}");
+            assert!(
+                matches!(&error, OpenError::Mistaken(_)) && !error.to_string().contains("secret"),
+                "{error:?}"
+            );
         }
         for url in ["postgres://u:secret@h/db", "etcd://h1:2379,h2:2379"] {
             assert!(open_metadata(url).is_ok() && open_existing_metadata(url).is_ok(), "{url}");

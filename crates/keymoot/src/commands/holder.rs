@@ -77,9 +77,9 @@ Examples:
   keymoot holder consent 0198c7f2-… ann.parts
   keymoot holder consent 0198c7f2-… ann.parts --yes     without a question, after looking")]
     Consent {
-        /// Id of the request
+        /// Id of the request, from the operator
         request: String,
-        /// Parts file; - is stdin
+        /// Your parts file of the primary version; - is stdin
         file: PathBuf,
         /// Consent without being asked
         #[arg(long)]

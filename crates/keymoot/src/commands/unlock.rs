@@ -35,16 +35,16 @@ Examples:
   keymoot unlock --degraded v10      start without v10, which is lost (an operator, for this boot)
   keymoot unlock --reset             wipe what was collected (an operator)")]
 pub(crate) struct Args {
-    /// Parts files; - is stdin
+    /// Your parts files, one or more; - is stdin
     #[arg(value_name = "FILE", required_unless_present_any = ["reset", "degraded"])]
     files: Vec<PathBuf>,
     /// Control address of a node; repeat it for each [default: the profile's nodes]
     #[arg(long = "node", value_name = "URL")]
     nodes: Vec<String>,
-    /// Wipe what was collected, first
+    /// Wipe what was collected, first (an operator)
     #[arg(long)]
     reset: bool,
-    /// Unlock without this version; it is lost. Repeat it for each
+    /// Start without this version, which is lost (an operator, for this boot). Repeat it for each
     #[arg(long, value_name = "VERSION", value_parser = arguments::version)]
     degraded: Vec<KeyVersion>,
 }

@@ -78,8 +78,8 @@ mod tests {
     fn every_control_call_that_changes_anything_is_in_the_table() {
         for route in routes::ALL.iter().filter(|route| route.listener == Listener::Control) {
             let looks = route.method == Method::Get && *route != routes::VERSION_PACKAGES;
-            // Not served yet.
-            let later = *route == routes::DOUBT_ACKNOWLEDGE;
+            // Ending a doubt is not served yet.
+            let later = route.path == "/v1/doubt/acknowledge";
             assert_eq!(of(route).is_none(), looks || later, "{route:?}");
         }
     }

@@ -146,6 +146,7 @@ fn upkeep(table: Table) -> Table {
         .add(&routes::MANIFEST_CONFIRM, async |call: Call<keymoot_api::upkeep::ConfirmRequest>| {
             ok(&call.node.confirm(call.body.revision, call.body.digest).await?)
         })
+        .add(&routes::MEMBERS, async |call: Call<_>| ok(&call.node.change_members(call.body).await?))
         .add(&routes::MANIFEST_REPUBLISH, async |call: Call<Nothing>| ok(&call.node.republish().await?))
 }
 

@@ -6,7 +6,6 @@ use axum::body::{Body, HttpBody as _};
 use http_body_util::BodyExt as _;
 use keymoot_api::Problem;
 use keymoot_types::ErrorCode;
-use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, time::timeout};
 use zeroize::Zeroizing;
 
@@ -73,16 +72,6 @@ impl BodyReader {
             self.linger(body);
         }
         read
-    }
-
-    /// Reads a JSON body; an empty one is `{}`. No error repeats what stood in it.
-    pub async fn json<T: DeserializeOwned>(
-        &self,
-        body: Body,
-        bytes_max: usize,
-        admitted: &mut Admitted,
-    ) -> Result<T, Problem> {
-        keymoot_api::body::parse(&self.read(body, bytes_max, Some(admitted)).await?)
     }
 
     /// Reads the rest of a body that was refused and throws it away, for a while.

@@ -60,7 +60,10 @@ impl Node {
                 core.store_away = None;
                 match found {
                     Ok(ahead) => {
-                        core.diverged = None;
+                        // With keys it is they that say whether what follows is adopted.
+                        if ahead.is_empty() || core.loaded.is_empty() {
+                            core.diverged = None;
+                        }
                         core.ahead = ahead;
                     }
                     Err(divergence) => {
@@ -142,9 +145,14 @@ impl Node {
             let Some(current) = &core.adopted else { return };
             let verified = adopt::adopt(current, &next, |version| core.loaded.get(&version).map(AsRef::as_ref));
             match verified {
-                Ok(()) => self.keep(core, next),
+                Ok(()) => {
+                    core.diverged = None;
+                    self.keep(core, next);
+                }
                 Err(divergence) => {
-                    tracing::error!(%divergence, "the store's manifest is not adopted: gates are shut");
+                    if core.diverged.as_ref() != Some(&divergence) {
+                        tracing::error!(%divergence, "the store's manifest is not adopted: gates are shut");
+                    }
                     core.diverged = Some(divergence);
                     return;
                 }

@@ -20,6 +20,7 @@ mod import;
 mod init;
 mod lock;
 mod made;
+mod members;
 mod moment;
 mod peers;
 mod prove;

@@ -244,6 +244,33 @@ impl Node {
             .collect()
     }
 
+    /// Whether anything is heard of a member now, be it from one boot or from two.
+    pub(super) fn is_heard_of(&self, node: &NodeName) -> bool {
+        !matches!(self.members().presence(node), Presence::Unheard | Presence::Lost(_))
+    }
+
+    /// What is wrong with the members, in sentences; by name only for those who showed a token.
+    pub(super) fn needs_of_members(&self, core: &Core, named: bool) -> Vec<String> {
+        let Ok(document) = core.manifest() else { return vec![] };
+        let mut needs: Vec<_> =
+            self.alone_under_its_name().err().map(|problem| problem.detail).into_iter().collect();
+        if core.primary().is_err() {
+            // A node that is not unlocked hears nobody, which says nothing of them.
+            return needs;
+        }
+        let absent: Vec<_> = self.peers(document.manifest()).into_iter().filter(|peer| !peer.present).collect();
+        match named {
+            true => needs.extend(
+                absent
+                    .into_iter()
+                    .map(|peer| format!("member {} is missing: {}", peer.node, peer.absent.unwrap_or_default())),
+            ),
+            false if absent.is_empty() => {}
+            false => needs.push(format!("{} other members are missing; a token shows which", absent.len())),
+        }
+        needs
+    }
+
     /// Refuses what changes keys while two daemons live under one name.
     pub(super) fn alone_under_its_name(&self) -> Result<(), keymoot_api::Problem> {
         match self.members().double() {

@@ -145,6 +145,7 @@ impl Node {
         // Holders are not to be asked for what can't be recorded now.
         self.look_ahead(&mut core).await;
         Self::gates_open(&core)?;
+        self.alone_under_its_name()?;
         if let Some(why) = &core.store_away {
             return Err(Problem::new(ErrorCode::StoreUnavailable, format!("nothing was asked for: {why}")));
         }

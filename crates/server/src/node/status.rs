@@ -31,7 +31,7 @@ impl Node {
                 ManifestOrigin::Store
             },
             versions: unlock::progress(&core, named),
-            needs: [self.audit.needs(), needs(&core)].concat(),
+            needs: [self.audit.needs(), needs(&core), self.needs_of_members(&core, named)].concat(),
             way_back: way_back(&core),
             peers: named.then(|| manifest.map(|manifest| self.peers(manifest)).unwrap_or_default()),
             sources: None,
@@ -103,7 +103,7 @@ fn needs(core: &Core) -> Vec<String> {
     if let Some(divergence) = &core.diverged {
         needs.push(format!(
             "the metadata store and this node disagree: {divergence}; gates are shut. From an unlocked node \
-             `POST /v1/manifest/republish`, or `confirm` the stored revision"
+             `keymoot manifest republish`, or confirm the stored revision with `keymoot manifest confirm`"
         ));
     }
     if let Some(why) = &core.last_good_damaged {
@@ -120,7 +120,7 @@ fn needs(core: &Core) -> Vec<String> {
         let (revision, digest) = adopt::identity(target);
         if core.confirmed != Some((revision, digest)) {
             needs.push(format!(
-                "this node has no manifest of its own: an operator confirms revision {revision} with digest {digest}"
+                "this node has no manifest of its own: an operator compares and confirms it with `keymoot manifest confirm {revision} {digest}`"
             ));
         }
     }

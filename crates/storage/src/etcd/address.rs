@@ -62,7 +62,8 @@ fn decoded(text: &str) -> Result<String, OpenError> {
 }
 
 fn login(text: &str) -> Result<Login, OpenError> {
-    let (name, password) = text.split_once(':').ok_or_else(|| mistaken("a user needs a password: user:password@"))?;
+    let (name, password) =
+        text.split_once(':').ok_or_else(|| mistaken("a user needs a password: user:password@"))?;
     Ok(Login { name: decoded(name)?, password: Zeroizing::new(decoded(password)?) })
 }
 

@@ -143,7 +143,7 @@ impl Gateway {
             request = request.header("authorization", token);
         }
         let answer = send(request.body(body)).await;
-        if matches!(answer, Err(Miss::NotNow(_))) {
+        if answer.is_err() {
             // Perhaps it was the token that is over.
             self.keep_token(None);
         }
@@ -153,7 +153,11 @@ impl Gateway {
     /// A member without a leader says so, rather than to wait for one.
     fn request(&self, endpoint: &Url, path: &str) -> Result<RequestBuilder, Miss> {
         let url = endpoint.join(path).map_err(|error| Miss::Nobody(error.to_string()))?;
-        Ok(self.http.post(url).header("content-type", "application/json").header("grpc-metadata-hasleader", "true"))
+        Ok(self
+            .http
+            .post(url)
+            .header("content-type", "application/json")
+            .header("grpc-metadata-hasleader", "true"))
     }
 
     async fn token(&self, endpoint: &Url) -> Result<Option<String>, Miss> {

@@ -122,10 +122,8 @@ impl Keyspace {
             let key = self.head_key();
             compare.push(has_value(&key, &head.text));
             let reply = self.gateway.transact(&compare, &success, &[read(&key)]).await;
-            let reply = reply.map_err(|trouble| Trouble {
-                maybe_done: trouble.maybe_done || maybe_done,
-                ..trouble
-            })?;
+            let reply =
+                reply.map_err(|trouble| Trouble { maybe_done: trouble.maybe_done || maybe_done, ..trouble })?;
             maybe_done |= reply.maybe_twice;
             let (succeeded, revision) = (reply.answer.succeeded, reply.answer.header.revision);
             let mut found = reply.answer.range();

@@ -140,7 +140,12 @@ impl EtcdMetadata {
     }
 
     /// Whether our change is among those since the revision `since`, from the newest back.
-    async fn was_done(&self, change: Change<'_>, since: i64, newest: Option<Found>) -> Result<bool, MetadataError> {
+    async fn was_done(
+        &self,
+        change: Change<'_>,
+        since: i64,
+        newest: Option<Found>,
+    ) -> Result<bool, MetadataError> {
         let ours = change.write.map(|(stamp, _)| stamp);
         let mut state = newest;
         for _ in 0..PAST_MAX {
@@ -156,9 +161,9 @@ impl EtcdMetadata {
                 return Ok(false);
             }
             let before = found.revision - 1;
-            let done = self.keyspace.transact(false, |records| {
-                (vec![], vec![read_past(&format!("{records}{}", change.key), before)])
-            });
+            let done = self
+                .keyspace
+                .transact(false, |records| (vec![], vec![read_past(&format!("{records}{}", change.key), before)]));
             state = match done.await? {
                 None => None,
                 Some(mut done) => done.found.kvs.pop().map(|found| parse(&done.records, found)).transpose()?,

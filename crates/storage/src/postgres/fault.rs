@@ -29,7 +29,9 @@ impl From<sqlx::Error> for Fault {
                 let reason = format!("{} ({code})", error.message());
                 if matches!(&*code, "XX001" | "XX002") { Self::Damaged(reason) } else { Self::Unreachable(reason) }
             }
-            error @ (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => Self::Damaged(error.to_string()),
+            error @ (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
+                Self::Damaged(error.to_string())
+            }
             error => Self::Unreachable(error.to_string()),
         }
     }

@@ -52,7 +52,9 @@ async fn format(session: &mut PgConnection) -> Result<Option<i32>, Fault> {
         return Ok(None);
     }
     let found: Option<(i32, i32)> =
-        sqlx::query_as("SELECT format, oldest_build FROM keymoot_format WHERE one = 1").fetch_optional(session).await?;
+        sqlx::query_as("SELECT format, oldest_build FROM keymoot_format WHERE one = 1")
+            .fetch_optional(session)
+            .await?;
     match found {
         None => Err(Fault::Damaged("the table keymoot_format is empty".into())),
         Some((format, oldest)) if oldest > NEWEST => Err(Fault::Damaged(format!(

@@ -157,11 +157,14 @@ impl Metadata for PostgresMetadata {
         transact(&self.pool, FILL_LIMIT, move |session| {
             Box::pin(async move {
                 // Readers see the old records until the commit, and writers wait.
-                sqlx::raw_sql("SET LOCAL statement_timeout = '600s'; LOCK TABLE keymoot_records IN EXCLUSIVE MODE")
-                    .execute(&mut *session)
+                sqlx::raw_sql(
+                    "SET LOCAL statement_timeout = '600s'; LOCK TABLE keymoot_records IN EXCLUSIVE MODE",
+                )
+                .execute(&mut *session)
+                .await?;
+                let first: Option<(String,)> = sqlx::query_as("SELECT key FROM keymoot_records LIMIT 1")
+                    .fetch_optional(&mut *session)
                     .await?;
-                let first: Option<(String,)> =
-                    sqlx::query_as("SELECT key FROM keymoot_records LIMIT 1").fetch_optional(&mut *session).await?;
                 if let (Existing::Refuse, Some((key,))) = (existing, first) {
                     return Ok(Err(MetadataError::Changed { key }));
                 }

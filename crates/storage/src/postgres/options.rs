@@ -7,8 +7,7 @@ use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 use crate::OpenError;
 
 /// What may stand behind the `?`. The driver would log an unknown one with its value.
-const PARAMETERS: [&str; 8] =
-    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "user", "password"];
+const PARAMETERS: [&str; 8] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "user", "password"];
 
 /// Reads an address. Its errors say nothing of what stands in it.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, OpenError> {

@@ -48,7 +48,9 @@ where
         })
     });
     match (done.await, committing.get()) {
-        (Err(fault), Some((transaction, done))) => settle(pool, transaction, fault).await.map(|()| Ok(done.clone())),
+        (Err(fault), Some((transaction, done))) => {
+            settle(pool, transaction, fault).await.map(|()| Ok(done.clone()))
+        }
         (done, _) => done,
     }
 }

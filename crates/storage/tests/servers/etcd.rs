@@ -1,15 +1,17 @@
 use std::sync::Arc;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keymoot_storage::{
     conformance,
     metadata::{Existing, Metadata, MetadataError},
     open_existing_metadata, open_metadata,
 };
+use serde_json::json;
 
 use super::{
-    assert_away, is_unavailable, no_update_is_lost,
+    Certificate, assert_away, is_unavailable, no_update_is_lost,
     proxy::{Proxy, Rule},
-    servers::Etcd,
+    servers::{Etcd, PASSWORD},
     stamp, until_back,
 };
 
@@ -146,14 +148,18 @@ async fn two_keyrings_share_an_etcd_by_prefixes_and_one_that_must_exist_is_never
     assert_eq!(one.list("").await.unwrap().len(), 1);
 }
 
+/// Says something to a member, as an operator would.
+async fn say(server: &Etcd, path: &str, body: &serde_json::Value) {
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let url = format!("http://{}{path}", server.address(0));
+    let answer = reqwest::Client::new().post(url).body(body.to_string()).send().await.unwrap();
+    assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+}
+
 /// Writes `head` as another build would.
 async fn write_head(server: &Etcd, text: &str) {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let body = serde_json::json!({"key": STANDARD.encode("/keymoot/head"), "value": STANDARD.encode(text)});
-    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let http = reqwest::Client::new();
-    let sent = http.post(format!("http://{}/v3/kv/put", server.address(0))).body(body.to_string()).send().await;
-    assert!(sent.unwrap().status().is_success());
+    let (key, value) = (STANDARD.encode("/keymoot/head"), STANDARD.encode(text));
+    say(server, "/v3/kv/put", &json!({"key": key, "value": value})).await;
 }
 
 #[tokio::test]
@@ -169,4 +175,37 @@ async fn a_newer_format_in_etcd_is_refused_unread_unless_it_only_adds() {
         assert!(reason.contains("format 3") && reason.contains("newer build"), "{reason}");
         assert!(store.put("a", b"2").await.is_err());
     }
+}
+
+#[tokio::test]
+async fn an_etcd_with_users_is_logged_in_to_again_after_it_forgot_us() {
+    let mut server = Etcd::start();
+    say(&server, "/v3/auth/user/add", &json!({"name": "root", "password": PASSWORD})).await;
+    say(&server, "/v3/auth/role/add", &json!({"name": "root"})).await;
+    say(&server, "/v3/auth/user/grant", &json!({"user": "root", "role": "root"})).await;
+    say(&server, "/v3/auth/enable", &json!({})).await;
+    let with = |login: &str| server.url().replace("etcd://", &format!("etcd://{login}@"));
+    let (right, wrong) = (with(&format!("root:{PASSWORD}")), with("root:hunter2hunter2"));
+    let store = open_metadata(&right).unwrap();
+    let kept = store.put("a", b"1").await.unwrap();
+    let reason = assert_away(&*open_metadata(&wrong).unwrap()).await;
+    assert!(reason.contains("password") && !reason.contains("hunter2"), "{reason}");
+    assert_away(&*open_metadata(&server.url()).unwrap()).await;
+    // Its tokens are in its memory alone.
+    server.restart(&[0, 1, 2]);
+    until_back(&*store).await;
+    assert_eq!(stamp(&*store, "a").await, Some(kept));
+}
+
+#[tokio::test]
+async fn over_tls_only_an_etcd_that_the_ca_vouches_for_is_spoken_to() {
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let server = Etcd::start_with(certificate.pair());
+    let at = |ca: &Certificate| format!("{}?ca={}", server.url(), ca.path());
+    let store = open_metadata(&at(&certificate)).unwrap();
+    until_back(&*store).await;
+    store.put("a", b"1").await.unwrap();
+    let reason = assert_away(&*open_metadata(&at(&other)).unwrap()).await;
+    assert!(reason.contains("certificate"), "{reason}");
+    assert_away(&*open_metadata(&server.url()).unwrap()).await;
 }

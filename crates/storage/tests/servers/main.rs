@@ -1,6 +1,12 @@
 //! The metadata store on real servers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test's helpers fail as its assertions do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail as its assertions do"
+)]
 #![allow(missing_docs, reason = "shared with the daemon's tests")]
 
 mod etcd;
@@ -79,6 +85,30 @@ async fn no_update_is_lost(open: impl Fn() -> Arc<dyn Metadata>) {
     }
     assert_eq!(store.get("count").await.unwrap().unwrap().value, b"200");
     assert!(conflicts > 0, "the writers never met");
+}
+
+/// A certificate for loopback, its key, and the file in which a client finds it.
+struct Certificate {
+    cert: String,
+    key: String,
+    file: tempfile::NamedTempFile,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), file }
+    }
+
+    fn pair(&self) -> Option<(&str, &str)> {
+        Some((&self.cert, &self.key))
+    }
+
+    fn path(&self) -> std::path::Display<'_> {
+        self.file.path().display()
+    }
 }
 
 async fn stamp(store: &dyn Metadata, key: &str) -> Option<Stamp> {
