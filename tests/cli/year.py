@@ -212,7 +212,7 @@ class Year:
         self.ops.types("keymoot rekey start --watch", sees=["3 of 3 (100 %)"])
         self.ops.types("keymoot retire v9", ends=4, sees=["census_stale"])
         self.ops.types("keymoot retire v9 --wait", sees=["v9 is retired"])
-        self.ann.types("keymoot unlock ann-v9.parts", ends=1, sees=["version_retired", "keep its shares until its hold is over"])
+        self.ann.types("keymoot unlock ann-v9.parts", ends=1, sees=["version_retired", "keep its shares until its hold"])
         self.ops.types("keymoot versions", sees=["retired"])
 
     # --- August: a laptop is lost ----------------------------------------------------------------------------------
@@ -230,13 +230,12 @@ class Year:
         self.new_packages("v10b", self.ann, self.bob, self.eve)
         # Until enough new shares are proved the old ones count.
         self.open(self.bob, "v10b")
-        self.ops.types("keymoot status")
+        self.ops.types("keymoot status", sees=["1 of 3 holders have proved theirs", "1 lost"])
         self.eve.types("keymoot holder prove eve-v10.parts", sees=["v10: eve has proved possession"])
         self.open(self.ann, "v10b")
         self.open(self.eve, "v10b")
-        self.ops.types("keymoot status")
         self.eve.types("keymoot holder prove eve-v10.parts", ends=1, sees=["share_replaced", "destroy"])
-        self.ops.types("keymoot status")
+        self.ops.types("keymoot status", sees=["1 lost", "replaced and to be destroyed"])
 
     # --- January again: a move, the yearly drill, and what was thought to be over ------------------------------------
 

@@ -353,12 +353,18 @@ impl Clock {
     }
 }
 
-/// The year of the newest line in the log, as the daemon's wall clock has it.
+/// The year of a line that is logged now, as the daemon's wall clock has it.
 fn year(world: &World) -> u32 {
+    let refused =
+        |log: &str| log.lines().filter(|line| line.contains("part refused")).map(str::to_owned).collect();
+    let before: Vec<String> = refused(&world.log());
     world.control("POST", UNLOCK, None, json!({"parts": {"x": "y"}})).expect(422);
-    let log = world.log();
-    let line: Json =
-        serde_json::from_str(log.lines().rfind(|line| line.contains("part refused")).unwrap()).unwrap();
+    // The log is written to the file by another thread.
+    let line = world.until("the refusal is logged", || {
+        let now: Vec<String> = refused(&world.log());
+        (now.len() > before.len()).then(|| now.last().unwrap().clone())
+    });
+    let line: Json = serde_json::from_str(&line).unwrap();
     line["timestamp"].as_str().unwrap()[..4].parse().unwrap()
 }
 

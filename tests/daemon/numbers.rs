@@ -24,8 +24,9 @@ fn at_v9(more: &str) -> World {
 /// The newest manifest, as `status` of a node without one shows it.
 fn confirm(world: &World, status: u16) {
     let needs = world.get("/v1/status")["needs"].to_string();
-    let after = |word: &str| needs.split_once(word).unwrap().1.split([' ', '"']).next().unwrap().to_owned();
-    let body = json!({"revision": after("revision ").parse::<u64>().unwrap(), "digest": after("with digest ")});
+    let mut words = needs.split_once("manifest confirm ").unwrap().1.split(['`', ' ']);
+    let revision: u64 = words.next().unwrap().parse().unwrap();
+    let body = json!({"revision": revision, "digest": words.next().unwrap()});
     world.post("/v1/manifest/confirm", body).expect(status);
 }
 

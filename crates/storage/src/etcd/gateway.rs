@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{OpenError, away, away::Away};
 
-/// How long all members together may take.
-const CALL: Duration = Duration::from_millis(2500);
+/// How long all members together may take: longer than the election of a new leader.
+const CALL: Duration = Duration::from_secs(4);
 
 /// How long one of them may take: then it is stopped, cut off, or without a leader.
 const ATTEMPT: Duration = Duration::from_secs(1);

@@ -14,36 +14,36 @@ const NEWEST: i32 = MIGRATIONS.len() as i32;
 const LOCK: i64 = 0x6b65_796d_6f6f_7401;
 
 /// Checks the tables, and makes or extends them where they are missing or older.
-pub(super) fn open(session: &mut PgConnection, used: bool) -> Work<'_, ()> {
+pub(super) fn open(connection: &mut PgConnection, used: bool) -> Work<'_, ()> {
     Box::pin(async move {
-        match format(session).await? {
+        match format(connection).await? {
             Some(format) if format >= NEWEST => Ok(()),
             // An empty store in its place would look like a keyring that never was.
             None if used => Err(Fault::Damaged("its tables were removed while they were in use".into())),
-            _ => migrate(session).await,
+            _ => migrate(connection).await,
         }
     })
 }
 
 /// The same, and tables that are not there are not made.
-pub(super) fn open_existing(session: &mut PgConnection, used: bool) -> Work<'_, ()> {
+pub(super) fn open_existing(connection: &mut PgConnection, used: bool) -> Work<'_, ()> {
     Box::pin(async move {
-        if format(session).await?.is_none() {
+        if format(connection).await?.is_none() {
             return Err(Fault::Unreachable("the database holds no metadata of Keymoot".into()));
         }
-        open(session, used).await
+        open(connection, used).await
     })
 }
 
 /// The format of the tables, `None` where there are none. One that this build can't work with is refused before
 /// any record is read.
-async fn format(session: &mut PgConnection) -> Result<Option<i32>, Fault> {
+async fn format(connection: &mut PgConnection) -> Result<Option<i32>, Fault> {
     // Not by `to_regclass`, which may remember from before another node's commit that there is none.
     let (encoding, there): (String, bool) = sqlx::query_as(
         "SELECT current_setting('server_encoding'), EXISTS (SELECT FROM pg_class \
          WHERE relname = 'keymoot_format' AND pg_table_is_visible(oid))",
     )
-    .fetch_one(&mut *session)
+    .fetch_one(&mut *connection)
     .await?;
     if encoding != "UTF8" {
         return Err(Fault::Unreachable(format!("the database has the encoding {encoding}; make one with UTF8")));
@@ -53,7 +53,7 @@ async fn format(session: &mut PgConnection) -> Result<Option<i32>, Fault> {
     }
     let found: Option<(i32, i32)> =
         sqlx::query_as("SELECT format, oldest_build FROM keymoot_format WHERE one = 1")
-            .fetch_optional(session)
+            .fetch_optional(connection)
             .await?;
     match found {
         None => Err(Fault::Damaged("the table keymoot_format is empty".into())),
@@ -64,17 +64,17 @@ async fn format(session: &mut PgConnection) -> Result<Option<i32>, Fault> {
     }
 }
 
-async fn migrate(session: &mut PgConnection) -> Result<(), Fault> {
-    sqlx::raw_sql("BEGIN").execute(&mut *session).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *session).await?;
+async fn migrate(connection: &mut PgConnection) -> Result<(), Fault> {
+    sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *connection).await?;
     // Again, under the lock: another node may have been faster.
-    let done = format(session).await?.unwrap_or(0);
+    let done = format(connection).await?.unwrap_or(0);
     for (number, sql) in (1..).zip(MIGRATIONS) {
         if number > done {
-            sqlx::raw_sql(sql).execute(&mut *session).await?;
-            sqlx::query("UPDATE keymoot_format SET format = $1").bind(number).execute(&mut *session).await?;
+            sqlx::raw_sql(sql).execute(&mut *connection).await?;
+            sqlx::query("UPDATE keymoot_format SET format = $1").bind(number).execute(&mut *connection).await?;
         }
     }
-    sqlx::raw_sql("COMMIT").execute(session).await?;
+    sqlx::raw_sql("COMMIT").execute(connection).await?;
     Ok(())
 }

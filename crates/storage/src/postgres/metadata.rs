@@ -14,7 +14,7 @@ use crate::{
     metadata::{Existing, Metadata, MetadataError, Record, Stamp, within_limit},
 };
 
-/// The longest that any call takes once it has a session: longer than the server's own limit.
+/// The longest that any call takes once it has a connection: longer than the server's own limit.
 const LIMIT: Duration = Duration::from_secs(12);
 
 /// The longest that all records together take, on their way back from a backup.
@@ -55,9 +55,9 @@ impl PostgresMetadata {
         F: for<'s> FnOnce(&'s mut PgConnection, String) -> Work<'s, u64> + Send + 'static,
     {
         let key = key.to_owned();
-        transact(&self.pool, LIMIT, move |session| {
+        transact(&self.pool, LIMIT, move |connection| {
             Box::pin(async move {
-                let rows = statement(session, key.clone()).await?;
+                let rows = statement(connection, key.clone()).await?;
                 Ok(if rows == 1 { Ok(()) } else { Err(MetadataError::Changed { key }) })
             })
         })
@@ -78,10 +78,10 @@ fn record((key, value, stamp): (String, Vec<u8>, i64)) -> Record {
 impl Metadata for PostgresMetadata {
     async fn get(&self, key: &str) -> Result<Option<Record>, MetadataError> {
         let key = key.to_owned();
-        let found = self.pool.run(LIMIT, |session| {
+        let found = self.pool.run(LIMIT, |connection| {
             Box::pin(async move {
                 let query = sqlx::query_as("SELECT key, value, stamp FROM keymoot_records WHERE key = $1");
-                Ok(query.bind(key).fetch_optional(session).await?)
+                Ok(query.bind(key).fetch_optional(connection).await?)
             })
         });
         Ok(found.await?.map(record))
@@ -89,13 +89,13 @@ impl Metadata for PostgresMetadata {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, MetadataError> {
         let prefix = prefix.to_owned();
-        let found = self.pool.run(LIMIT, |session| {
+        let found = self.pool.run(LIMIT, |connection| {
             Box::pin(async move {
                 let query = sqlx::query_as(
                     "SELECT key, value, stamp FROM keymoot_records \
                      WHERE key >= $1 AND starts_with(key, $1) ORDER BY key",
                 );
-                Ok(query.bind(prefix).fetch_all(session).await?)
+                Ok(query.bind(prefix).fetch_all(connection).await?)
             })
         });
         Ok(found.await?.into_iter().map(record).collect())
@@ -104,13 +104,13 @@ impl Metadata for PostgresMetadata {
     async fn put(&self, key: &str, value: &[u8]) -> Result<Stamp, MetadataError> {
         within_limit(key, value)?;
         let (value, stamp) = (value.to_vec(), Stamp::draw()?);
-        self.write(key, move |session, key| {
+        self.write(key, move |connection, key| {
             Box::pin(async move {
                 let query = sqlx::query(
                     "INSERT INTO keymoot_records (key, value, stamp) VALUES ($1, $2, $3) \
                      ON CONFLICT (key) DO UPDATE SET value = excluded.value, stamp = excluded.stamp",
                 );
-                Ok(query.bind(key).bind(value).bind(stored(stamp)).execute(session).await?.rows_affected())
+                Ok(query.bind(key).bind(value).bind(stored(stamp)).execute(connection).await?.rows_affected())
             })
         })
         .await?;
@@ -120,7 +120,7 @@ impl Metadata for PostgresMetadata {
     async fn swap(&self, key: &str, expected: Option<Stamp>, value: &[u8]) -> Result<Stamp, MetadataError> {
         within_limit(key, value)?;
         let (value, stamp) = (value.to_vec(), Stamp::draw()?);
-        self.write(key, move |session, key| {
+        self.write(key, move |connection, key| {
             Box::pin(async move {
                 let query = match expected {
                     None => sqlx::query(
@@ -133,7 +133,7 @@ impl Metadata for PostgresMetadata {
                 };
                 let query = query.bind(key).bind(value).bind(stored(stamp));
                 let query = if let Some(expected) = expected { query.bind(stored(expected)) } else { query };
-                Ok(query.execute(session).await?.rows_affected())
+                Ok(query.execute(connection).await?.rows_affected())
             })
         })
         .await?;
@@ -141,10 +141,10 @@ impl Metadata for PostgresMetadata {
     }
 
     async fn remove(&self, key: &str, expected: Stamp) -> Result<(), MetadataError> {
-        self.write(key, move |session, key| {
+        self.write(key, move |connection, key| {
             Box::pin(async move {
                 let query = sqlx::query("DELETE FROM keymoot_records WHERE key = $1 AND stamp = $2");
-                Ok(query.bind(key).bind(stored(expected)).execute(session).await?.rows_affected())
+                Ok(query.bind(key).bind(stored(expected)).execute(connection).await?.rows_affected())
             })
         })
         .await
@@ -154,22 +154,22 @@ impl Metadata for PostgresMetadata {
         for (key, value) in &records {
             within_limit(key, value)?;
         }
-        transact(&self.pool, FILL_LIMIT, move |session| {
+        transact(&self.pool, FILL_LIMIT, move |connection| {
             Box::pin(async move {
                 // Readers see the old records until the commit, and writers wait.
                 sqlx::raw_sql(
                     "SET LOCAL statement_timeout = '600s'; LOCK TABLE keymoot_records IN EXCLUSIVE MODE",
                 )
-                .execute(&mut *session)
+                .execute(&mut *connection)
                 .await?;
                 let first: Option<(String,)> = sqlx::query_as("SELECT key FROM keymoot_records LIMIT 1")
-                    .fetch_optional(&mut *session)
+                    .fetch_optional(&mut *connection)
                     .await?;
                 if let (Existing::Refuse, Some((key,))) = (existing, first) {
                     return Ok(Err(MetadataError::Changed { key }));
                 }
-                sqlx::raw_sql("DELETE FROM keymoot_records").execute(&mut *session).await?;
-                insert(session, records).await?;
+                sqlx::raw_sql("DELETE FROM keymoot_records").execute(&mut *connection).await?;
+                insert(connection, records).await?;
                 Ok(Ok(()))
             })
         })
@@ -177,7 +177,7 @@ impl Metadata for PostgresMetadata {
     }
 }
 
-async fn insert(session: &mut PgConnection, records: Vec<(String, Vec<u8>)>) -> Result<(), Fault> {
+async fn insert(connection: &mut PgConnection, records: Vec<(String, Vec<u8>)>) -> Result<(), Fault> {
     let mut records = records.into_iter().peekable();
     while records.peek().is_some() {
         let (mut keys, mut values, mut stamps, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -194,7 +194,7 @@ async fn insert(session: &mut PgConnection, records: Vec<(String, Vec<u8>)>) -> 
         .bind(keys)
         .bind(values)
         .bind(stamps)
-        .execute(&mut *session)
+        .execute(&mut *connection)
         .await?;
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Sessions with a server: a few, made when they are needed, given up after any error.
+//! Connections with a server: a few, made when they are needed, given up after any error.
 //!
-//! `sqlx` is not safe to cancel on PostgreSQL: a `begin()` that was dropped gives back a session in the midst of a
-//! transaction. So work runs in a task of its own, which a caller that goes away does not end; and a session
+//! `sqlx` is not safe to cancel on PostgreSQL: a `begin()` that was dropped gives back a connection in the midst of a
+//! transaction. So work runs in a task of its own, which a caller that goes away does not end; and a connection
 //! whose work failed, or took too long, is closed and never used again.
 
 use std::{
@@ -22,19 +22,19 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::fault::Fault;
 use crate::away::Away;
 
-/// The most sessions at once.
-const SESSIONS: usize = 8;
+/// The most connections at once.
+const CONNECTIONS: usize = 8;
 
-/// How long to wait for a session that others use, or connect.
+/// How long to wait for a connection that others use, or connect.
 const TURN: Duration = Duration::from_secs(2);
 
-/// How long a server may take to let a session in. A server that is away is known as such by then.
+/// How long a server may take to let a connection in. A server that is away is known as such by then.
 const CONNECT: Duration = Duration::from_millis(1500);
 
-/// How long a session that was idle may take to show that it still works.
+/// How long a connection that was idle may take to show that it still works.
 const PING: Duration = Duration::from_secs(1);
 
-/// How long settings and checks of a new session take, with a lock to wait for.
+/// How long settings and checks of a new connection take, with a lock to wait for.
 const PREPARE: Duration = Duration::from_secs(10);
 
 /// Waits that end on the server too, so that no transaction outlives the node that began it; and a commit is on
@@ -43,13 +43,13 @@ const SETTINGS: &str = "
     SET statement_timeout = '10s'; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '20s';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Something that is done with a session.
+/// Something that is done with a connection.
 pub(super) type Work<'s, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 's>>;
 
-/// Looks at a new session, and says why it can't be used. It is told whether one was in use before.
+/// Looks at a new connection, and says why it can't be used. It is told whether one was in use before.
 pub(super) type Prepare = fn(&mut PgConnection, bool) -> Work<'_, ()>;
 
-/// The sessions with one database.
+/// The connections with one database.
 pub(super) struct Pool(Arc<Inner>);
 
 struct Inner {
@@ -68,7 +68,7 @@ impl Pool {
         Self(Arc::new(Inner {
             options,
             prepare,
-            permits: Semaphore::new(SESSIONS),
+            permits: Semaphore::new(CONNECTIONS),
             idle: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             away: Away::default(),
@@ -76,7 +76,7 @@ impl Pool {
         }))
     }
 
-    /// Does `work` with a session, within `limit`. A caller that goes away stops it nowhere in the middle.
+    /// Does `work` with a connection, within `limit`. A caller that goes away stops it nowhere in the middle.
     pub(super) async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
@@ -94,13 +94,13 @@ impl Inner {
         F: for<'s> FnOnce(&'s mut PgConnection) -> Work<'s, T>,
     {
         let Ok(Ok(_permit)) = timeout(TURN, self.permits.acquire()).await else {
-            return Err(Fault::Unreachable(format!("all {SESSIONS} sessions are in use")));
+            return Err(Fault::Unreachable(format!("all {CONNECTIONS} connections are in use")));
         };
-        let mut session = self.session().await?;
-        let done = timeout(limit, work(&mut session)).await;
+        let mut connection = self.connection().await?;
+        let done = timeout(limit, work(&mut connection)).await;
         match done {
             Ok(Ok(answer)) => {
-                self.idle().push(session);
+                self.idle().push(connection);
                 Ok(answer)
             }
             Ok(Err(fault)) => Err(fault),
@@ -108,10 +108,10 @@ impl Inner {
         }
     }
 
-    /// A session that works, as far as one can know.
-    async fn session(&self) -> Result<PgConnection, Fault> {
+    /// A connection that works, as far as one can know.
+    async fn connection(&self) -> Result<PgConnection, Fault> {
         loop {
-            // By itself, lest the lock be held while the session is asked.
+            // By itself, lest the lock be held while the connection is asked.
             let idle = self.idle().pop();
             let Some(mut idle) = idle else { break };
             match timeout(PING, idle.ping()).await {
@@ -140,15 +140,15 @@ impl Inner {
 
     async fn connect(&self) -> Result<PgConnection, Fault> {
         let connected = timeout(CONNECT, PgConnection::connect_with(&self.options)).await;
-        let mut session =
+        let mut connection =
             connected.map_err(|_| Fault::Unreachable("the server lets nobody in in time".into()))??;
         let prepared = timeout(PREPARE, async {
-            sqlx::raw_sql(SETTINGS).execute(&mut session).await?;
-            (self.prepare)(&mut session, self.used.load(Ordering::SeqCst)).await
+            sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
+            (self.prepare)(&mut connection, self.used.load(Ordering::SeqCst)).await
         });
-        prepared.await.map_err(|_| Fault::Unreachable("a new session does not answer".into()))??;
+        prepared.await.map_err(|_| Fault::Unreachable("a new connection does not answer".into()))??;
         self.used.store(true, Ordering::SeqCst);
-        Ok(session)
+        Ok(connection)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {

@@ -30,12 +30,12 @@ where
     // Filled right before the commit is sent: from then on a failure does not say that nothing was done.
     let committing = Arc::new(OnceLock::new());
     let noted = Arc::clone(&committing);
-    let done = pool.run(limit, move |session| {
+    let done = pool.run(limit, move |connection| {
         Box::pin(async move {
-            sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").execute(&mut *session).await?;
+            sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").execute(&mut *connection).await?;
             let (transaction,): (String,) =
-                sqlx::query_as("SELECT pg_current_xact_id()::text").fetch_one(&mut *session).await?;
-            let answer = work(&mut *session).await?;
+                sqlx::query_as("SELECT pg_current_xact_id()::text").fetch_one(&mut *connection).await?;
+            let answer = work(&mut *connection).await?;
             let end = match &answer {
                 Ok(done) => {
                     drop(noted.set((transaction, done.clone())));
@@ -43,7 +43,7 @@ where
                 }
                 Err(_) => "ROLLBACK",
             };
-            sqlx::raw_sql(end).execute(&mut *session).await?;
+            sqlx::raw_sql(end).execute(&mut *connection).await?;
             Ok(answer)
         })
     });
@@ -60,11 +60,11 @@ async fn settle(pool: &Pool, transaction: &str, fault: Fault) -> Result<(), Faul
     let end = Instant::now() + SETTLE;
     for wait in away::waits() {
         let transaction = transaction.to_owned();
-        let asked = pool.run(QUESTION, |session| {
+        let asked = pool.run(QUESTION, |connection| {
             Box::pin(async move {
                 let status: (Option<String>,) = sqlx::query_as("SELECT pg_xact_status($1::text::xid8)")
                     .bind(transaction)
-                    .fetch_one(session)
+                    .fetch_one(connection)
                     .await?;
                 Ok(status.0)
             })

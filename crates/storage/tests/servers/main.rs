@@ -28,8 +28,8 @@ use keymoot_storage::metadata::{Metadata, MetadataError, Stamp};
 /// Longer than anything here takes; only a hang gets near it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Far more than a store that is away may take to be known as such, and less than a hang.
-const QUICK: Duration = Duration::from_secs(5);
+/// Far more than a store that is away takes to be known as such, and far less than the network would wait.
+const QUICK: Duration = Duration::from_secs(20);
 
 fn is_unavailable<T>(answer: &Result<T, MetadataError>) -> bool {
     matches!(answer, Err(MetadataError::Unavailable(_)))

@@ -100,19 +100,19 @@ async fn fault_52_many_callers_do_not_storm_a_postgresql_that_is_away() {
     until_back(&*store).await;
 }
 
-/// Waits until no session of ours is in the middle of anything.
+/// Waits until no connection of ours is in the middle of anything.
 async fn until_idle(watch: &mut PgConnection) {
     let busy = "SELECT count(*) FROM pg_stat_activity \
                 WHERE application_name = 'keymoot' AND pid <> pg_backend_pid() AND state <> 'idle'";
     let end = Instant::now() + PATIENCE / 4;
     while sqlx::query_as::<_, (i64,)>(busy).fetch_one(&mut *watch).await.unwrap().0 > 0 {
-        assert!(Instant::now() < end, "a session was left in the middle of a transaction");
+        assert!(Instant::now() < end, "a connection was left in the middle of a transaction");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_30_a_call_to_postgresql_that_is_dropped_at_any_moment_ends_whole_and_poisons_no_session() {
+async fn fault_30_a_call_to_postgresql_that_is_dropped_at_any_moment_ends_whole_and_poisons_no_connection() {
     let server = Postgres::start();
     let (proxy, store) = proxied(&server);
     let mut watch = PgConnection::connect(&server.url()).await.unwrap();
@@ -127,7 +127,7 @@ async fn fault_30_a_call_to_postgresql_that_is_dropped_at_any_moment_ends_whole_
         let read = store.get("a").await.unwrap().unwrap();
         match swapped {
             Ok(Ok(stamp)) => (done, _) = (done + 1, assert_eq!((read.stamp, &*read.value), (stamp, &[n][..]))),
-            // A call that was dropped before it had a session goes on meanwhile.
+            // A call that was dropped before it had a connection goes on meanwhile.
             Ok(Err(error)) => assert!(matches!(error, MetadataError::Changed { .. }), "{error}"),
             Err(_) => dropped.push(n),
         }
