@@ -212,7 +212,7 @@ class Year:
         self.ops.types("keymoot rekey start --watch", sees=["3 of 3 (100 %)"])
         self.ops.types("keymoot retire v9", ends=4, sees=["census_stale"])
         self.ops.types("keymoot retire v9 --wait", sees=["v9 is retired"])
-        self.ann.types("keymoot unlock ann-v9.parts", ends=1, sees=["version_retired", "keep its shares until its hold"])
+        self.ann.types("keymoot unlock ann-v9.parts", ends=1, sees=["version_retired", "keep its shares"])
         self.ops.types("keymoot versions", sees=["retired"])
 
     # --- August: a laptop is lost ----------------------------------------------------------------------------------

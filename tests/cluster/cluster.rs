@@ -7,7 +7,7 @@ use crate::harness::World;
 
 pub struct Cluster {
     pub nodes: Vec<World>,
-    _store: TempDir,
+    _store: Option<TempDir>,
 }
 
 impl Cluster {
@@ -15,21 +15,22 @@ impl Cluster {
     pub fn new(more: &str) -> Self {
         let store = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", store.path().join("meta.db").display());
-        let mut cluster = Self::at(&url, store, more);
-        cluster.nodes[0].init(5, 9);
-        cluster.confirm_and_unlock();
-        cluster
+        Self { _store: Some(store), ..Self::at([&url, &url, &url], more) }
     }
 
-    fn at(url: &str, store: TempDir, more: &str) -> Self {
-        let nodes = (1..=3).map(|n| {
+    /// On one store, to which each node has an address of its own.
+    pub fn at(urls: [&str; 3], more: &str) -> Self {
+        let nodes = (1..).zip(urls).map(|(n, url)| {
             let mut world = World::new(&format!(
                 "{more}[cluster]\nnode = \"db{n}\"\nmembers = [\"db1\", \"db2\", \"db3\"]\n[metadata]\nurl = \"{url}\"\n"
             ));
             world.start();
             world
         });
-        Self { nodes: nodes.collect(), _store: store }
+        let mut cluster = Self { nodes: nodes.collect(), _store: None };
+        cluster.nodes[0].init(5, 9);
+        cluster.confirm_and_unlock();
+        cluster
     }
 
     fn confirm_and_unlock(&mut self) {

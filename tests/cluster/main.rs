@@ -14,3 +14,4 @@ mod harness;
 
 mod activation;
 mod cluster;
+mod together;

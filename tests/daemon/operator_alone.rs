@@ -156,3 +156,28 @@ fn what_was_consented_to_can_not_be_changed_and_consents_never_move_to_another_r
     let override_alone = json!({"override": "because", "excuse": ["h1", "h2", "h3", "h4", "h5"]});
     assert_eq!(world.post("/v1/versions/10/activate", override_alone).expect(409)["code"], "gate_refused");
 }
+
+#[test]
+fn an_older_manifest_is_not_confirmed_back_to_bring_replaced_shares_into_force() {
+    use sha2::{Digest as _, Sha256};
+    let mut world = unlocked();
+    let before = std::fs::read(world.data_dir().join("manifest.json")).unwrap();
+    let revision = serde_json::from_slice::<Json>(&before).unwrap()["revision"].clone();
+    let holders: Json = (1..=3).map(|n| json!({"name": format!("h{n}")})).collect();
+    let request = world.ask(json!({"operation": "replace", "version": 9, "holders": holders}));
+    world.consent(&request, &[(9, 1)]).expect(200);
+    world.consent(&request, &[(9, 2)]).expect(200);
+    let stolen = world.take_packages(9);
+    world.prove(9);
+    let confirm = json!({"revision": revision, "digest": hex::encode(Sha256::digest(&before))});
+    for sealed in [false, true] {
+        if sealed {
+            world.post("/v1/seal", Json::Null);
+        }
+        let refused = world.post("/v1/manifest/confirm", confirm.clone());
+        assert_eq!((refused.status, refused.code()), (409, "conflict"), "{}", refused.json);
+        let body = json!({"parts": {"prod-keyPart-v9": stolen[3].2}});
+        let part = world.control("POST", "/v1/unlock/parts", None, body).expect(422);
+        assert_eq!(part["rejected"][0]["code"], "share_replaced");
+    }
+}

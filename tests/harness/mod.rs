@@ -196,7 +196,8 @@ impl World {
         let mut daemon = self.daemon.take().unwrap();
         let pid = daemon.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(daemon.child.wait().unwrap().success());
+        let status = daemon.child.wait().unwrap();
+        assert!(status.success(), "{status}\n{}", self.end_of_log());
     }
 
     /// Waits for its end, and how it ended.

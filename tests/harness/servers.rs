@@ -173,6 +173,7 @@ impl Postgres {
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "fsync=off",
+            "dynamic_shared_memory_type=mmap",
             "shared_buffers=16MB",
             "max_connections=60",
             "log_statement=none",
@@ -246,6 +247,20 @@ fn tls_files(
         (name, file.display().to_string())
     };
     [("cert", cert), ("key", key)].map(put).into()
+}
+
+/// Ended by a signal that it minds, it leaves no shared memory behind.
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.server.child else { return };
+        let pid = child.id();
+        signal("-CONT", &family(pid));
+        signal("-QUIT", &[pid]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while child.try_wait().unwrap().is_none() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 fn try_sql(programs: &Path, port: u16, statement: &str) -> Option<String> {

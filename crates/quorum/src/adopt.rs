@@ -1,7 +1,10 @@
 //! Whether a stored manifest may be followed.
 
 use keymoot_keyring::Validated;
-use keymoot_types::{Digest, KeyVersion, manifest::ManifestDocument};
+use keymoot_types::{
+    Digest, KeyVersion, Manifest,
+    manifest::{ManifestDocument, VersionRecord},
+};
 
 /// Why a manifest is not followed: an alarm. Gates shut; serving goes on as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +112,13 @@ pub fn adopt<'a>(
         }
     }
     Ok(())
+}
+
+/// A version that `current` requires and that is not held: it could not vouch for a next revision made here, which
+/// therefore nobody could follow.
+pub fn silent(current: &Manifest, holds: impl Fn(&VersionRecord) -> bool) -> Option<KeyVersion> {
+    let mut required = current.required().filter(|record| record.given_up.is_none());
+    required.find(|record| !holds(record)).map(|record| record.version)
 }
 
 /// Whether a manifest stands by itself under the keys that are loaded: its primary vouches, and no mac of a

@@ -7,6 +7,8 @@ use crate::judge::{Matched, PartRefusal, Purpose, judge};
 /// Who has consented to one request so far.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Consents {
+    /// The share set that they were given by.
+    set: Option<u32>,
     given: Vec<HolderName>,
 }
 
@@ -20,6 +22,12 @@ impl Consents {
         name: &str,
         text: &str,
     ) -> Result<Matched, PartRefusal> {
+        let in_force = manifest.version(version).map(|record| record.share_set.set);
+        if self.set != in_force {
+            // A stolen share may have been among those that were replaced meanwhile.
+            self.given.clear();
+            self.set = in_force;
+        }
         let part = judge(manifest, Purpose::Consent(version), name, text)?;
         if self.given.contains(&part.holder) {
             return Err(PartRefusal {

@@ -59,11 +59,13 @@ pub struct ActivationFacts<'a> {
 }
 
 /// What is missing before `version` may become primary. A version that was primary before needs no new proofs,
-/// and only the nodes in service: the way back must be open at once.
+/// and only the nodes in service: the way back must be open at once. One that was out of use meanwhile needs every
+/// member: whoever is away may serve without it.
 pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &ActivationFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
     let rollback = matches!(record.state, VersionState::DecryptOnly | VersionState::Primary);
-    for member in facts.members.iter().filter(|member| member.absent.is_none() || !rollback) {
+    let of_all = !rollback || record.brought_back;
+    for member in facts.members.iter().filter(|member| member.absent.is_none() || of_all) {
         member_lacks(facts.version, member, &mut missing);
     }
     if !facts.members.iter().any(|member| member.absent.is_none()) {

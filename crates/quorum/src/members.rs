@@ -155,6 +155,11 @@ impl Members {
         self.alive_boots(&self.me).map(|heartbeat| &heartbeat.boot).next()
     }
 
+    /// Whether so many beats were made without a break that whoever is there must have been heard.
+    pub fn can_tell_silence(&self) -> bool {
+        self.beat.saturating_sub(self.void_until) >= 2 * ECHO_LAG_MAX
+    }
+
     /// Whether another member is there.
     pub fn presence(&self, node: &NodeName) -> Presence<'_> {
         let mut alive = self.seen.values().filter(|seen| seen.heartbeat.node == *node && self.alive(seen));

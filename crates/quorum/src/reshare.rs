@@ -86,14 +86,14 @@ pub fn begin(
 }
 
 /// The versions whose set to come has been proved by enough of its holders, ascending. `proved` tells who has proved
-/// a set.
+/// a set: exactly this one, as a store that went back may have seen another of the same number.
 pub fn complete<'a>(
     manifest: &'a Manifest,
-    proved: impl Fn(KeyVersion, u32) -> BTreeSet<HolderName> + 'a,
+    proved: impl Fn(KeyVersion, &ShareSet) -> BTreeSet<HolderName> + 'a,
 ) -> impl Iterator<Item = KeyVersion> + 'a {
     manifest.versions.iter().filter_map(move |record| {
         let pending = record.share_set.pending.as_deref()?;
-        let proved = proved(record.version, pending.set);
+        let proved = proved(record.version, pending);
         let have = pending.holders.iter().filter(|holder| proved.contains(&holder.name)).count();
         (have >= enough(pending)).then_some(record.version)
     })

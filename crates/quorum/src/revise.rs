@@ -76,6 +76,8 @@ pub fn record(validated: &Validated, share_set: ShareSet, state: VersionState, n
         share_set,
         retirement: None,
         given_up: None,
+        demoted: None,
+        brought_back: false,
         exposed: vec![],
         unknown: Default::default(),
     }
@@ -109,10 +111,13 @@ pub fn step(manifest: &mut Manifest, version: KeyVersion, to: VersionState) -> R
         return Err(StepRefused::NoSuchStep { version, from: record.state, to });
     }
     record.state = to;
+    record.brought_back = false;
     if to == VersionState::Primary {
         let before = std::mem::replace(&mut manifest.primary, version);
+        let revision = manifest.revision;
         if let Some(old) = manifest.version_mut(before) {
             old.state = VersionState::DecryptOnly;
+            old.demoted = Some(revision);
         }
     }
     Ok(())
@@ -142,6 +147,7 @@ pub fn restore(manifest: &mut Manifest, version: KeyVersion) -> Result<(), StepR
     step(manifest, version, VersionState::DecryptOnly)?;
     if let Some(record) = manifest.version_mut(version) {
         record.retirement = None;
+        record.brought_back = true;
     }
     Ok(())
 }
@@ -161,7 +167,13 @@ pub fn import(manifest: &mut Manifest, record: VersionRecord) -> Result<(), Step
         }
     }
     let state = VersionState::DecryptOnly;
-    manifest.versions.push(VersionRecord { state, retirement: None, given_up: None, ..record });
+    manifest.versions.push(VersionRecord {
+        state,
+        retirement: None,
+        given_up: None,
+        brought_back: true,
+        ..record
+    });
     manifest.versions.sort_by_key(|record| record.version);
     Ok(())
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{HOLDERS, Version, World, holder, v};
-use keymoot_quorum::{PartRefusal, consent::Consents};
+use keymoot_quorum::{PartRefusal, consent::Consents, reshare};
 use keymoot_types::{HolderName, RefusalCode, RefusalCode::*, VersionState::*};
 
 fn give(
@@ -73,4 +73,18 @@ fn a_refused_part_is_no_consent() {
     assert_eq!(code(&mut consents, &world, (version.name(), version.text_of(200, [1; 32]))), UnknownHolder);
     assert_eq!(consents, before);
     assert_eq!(give(&mut consents, &world, world.part(9, 1)), Ok(holder(1)));
+}
+
+#[test]
+fn a_consent_by_a_share_that_was_replaced_meanwhile_counts_no_longer() {
+    let mut world = World::with(&[(9, Primary)], 2, 4);
+    let mut consents = Consents::default();
+    let new = world.version(9).reshared(2, 2, 0..4);
+    give(&mut consents, &world, world.part(9, 0)).unwrap();
+    reshare::begin(&mut world.manifest, v(9), new.staged.share_set.clone(), &[holder(0)]).unwrap();
+    give(&mut consents, &world, world.part(9, 1)).unwrap();
+    assert_eq!(consents.have(), 2, "the set before is in force until enough have proved");
+    reshare::finish(&mut world.manifest, v(9)).unwrap();
+    give(&mut consents, &world, (new.name(), new.text(2))).unwrap();
+    assert_eq!(consents.holders(), [holder(2)]);
 }

@@ -50,6 +50,11 @@ impl<T: Serialize + DeserializeOwned> Durable<T> {
         Ok(Self { key: record.key, stamp: Some(record.stamp), value })
     }
 
+    /// The record as it is now.
+    pub(crate) async fn reload(&self, metadata: &dyn Metadata) -> Result<Option<Self>, MetadataError> {
+        Self::load(metadata, &self.key).await
+    }
+
     pub(crate) fn value(&self) -> &T {
         &self.value
     }
@@ -58,16 +63,25 @@ impl<T: Serialize + DeserializeOwned> Durable<T> {
     /// calling again with the same value is then safe too.
     pub(crate) async fn save(&mut self, metadata: &dyn Metadata, value: T) -> Result<(), MetadataError> {
         let bytes = serde_json::to_vec(&value).map_err(|error| MetadataError::Damaged(error.to_string()))?;
-        let stamp = match metadata.swap(&self.key, self.stamp, &bytes).await {
-            Ok(stamp) => stamp,
-            Err(error) => match metadata.get(&self.key).await {
-                Ok(Some(record)) if record.value == bytes && Some(record.stamp) != self.stamp => record.stamp,
-                _ => return Err(error),
-            },
-        };
-        self.stamp = Some(stamp);
+        self.stamp = Some(swap(metadata, &self.key, self.stamp, &bytes).await?);
         self.value = value;
         Ok(())
+    }
+}
+
+/// A compare-and-swap whose outcome is read back where it is unknown.
+pub(crate) async fn swap(
+    metadata: &dyn Metadata,
+    key: &str,
+    expected: Option<Stamp>,
+    bytes: &[u8],
+) -> Result<Stamp, MetadataError> {
+    match metadata.swap(key, expected, bytes).await {
+        Ok(stamp) => Ok(stamp),
+        Err(error) => match metadata.get(key).await {
+            Ok(Some(record)) if record.value == bytes && Some(record.stamp) != expected => Ok(record.stamp),
+            _ => Err(error),
+        },
     }
 }
 

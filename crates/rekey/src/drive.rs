@@ -1,94 +1,215 @@
-//! Drives one job: its sources, some at a time, and then its end.
+//! Drives one job: its sources, some at a time and as far as their leases are to be had, and then its end.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
+use jiff::Timestamp;
+use keymoot_storage::metadata::MetadataError;
 use keymoot_types::SourceName;
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
 
 use crate::{
     checkpoint::{Durable, source_key},
-    gate::{Gate, backoff},
+    clock,
+    gate::{Gate, Stop, backoff},
+    held::Held,
     inner::Inner,
     job::{JobId, JobRecord, JobState, SourceRecord},
     jobs::JobsError,
     keys::Service,
+    lease::{BEAT, Watch},
     live::Live,
     runner::{End, Runner},
 };
 
-/// Until the job has ended, was cancelled, or the node shuts down.
-pub(crate) async fn drive(inner: Arc<Inner>, live: Arc<Live>, id: JobId) {
-    loop {
-        if !all_finished(&inner, &live, id).await {
-            return inner.forget(id);
-        }
-        // Where another primary came while the last source was worked on: the earlier ones once more.
-        if aimed_at_the_primary(&inner, &live) {
-            end(&inner, &live, id).await;
-            if inner.setup.shutdown.is_cancelled() {
-                return inner.forget(id);
-            }
-            if inner.forget_ended(id, &live).await {
-                return;
-            }
-        }
-    }
+/// A source that no runner of this node works on.
+struct Contender {
+    name: SourceName,
+    watch: Watch,
 }
 
-async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
-    let mut waiting: VecDeque<SourceName> = live.job().sources.into();
-    let mut running = JoinSet::new();
-    let mut job = live.watch();
-    let mut finished = true;
-    loop {
-        while running.len() < live.job().limits.sources_at_a_time()
-            && let Some(source) = waiting.pop_front()
-        {
-            running.spawn(run(inner.clone(), live.clone(), id, source));
+/// Until the job has ended, was cancelled, or the node shuts down.
+pub(crate) async fn drive(inner: Arc<Inner>, live: Arc<Live>, id: JobId) {
+    while !inner.setup.shutdown.is_cancelled() {
+        // Where another primary came while the last source was worked on: the earlier ones once more.
+        if all_finished(&inner, &live, id).await && aimed_at_the_primary(&inner, &live) {
+            end(&inner, &live, id).await;
         }
+        if inner.forget_ended(id, &live).await {
+            return;
+        }
+    }
+    inner.forget(id);
+}
+
+/// `false`: the job has ended, or the node shuts down.
+async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
+    let mut waiting: Vec<Contender> =
+        live.job().sources.into_iter().map(|name| Contender { name, watch: Watch::default() }).collect();
+    let mut running = JoinSet::new();
+    let mut defective = false;
+    let mut job = live.watch();
+    let mut pause = None;
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = 0;
+    loop {
+        let record = job.borrow_and_update().clone();
+        let stopping = record.state.ended() || inner.setup.shutdown.is_cancelled();
+        if stopping {
+            waiting.clear();
+        } else if record.state == JobState::Paused {
+            waiting.iter_mut().for_each(|contender| contender.watch.interrupted());
+        } else {
+            let room = |running: &JoinSet<_>| running.len() < record.limits.sources_at_a_time();
+            let mut left = Vec::new();
+            for mut contender in waiting {
+                match look(inner, live, &record, &mut contender, beat, room(&running)).await {
+                    Look::Finished => {}
+                    Look::Later => left.push(contender),
+                    Look::Taken(held) => {
+                        let (inner, live) = (inner.clone(), live.clone());
+                        running.spawn(async move {
+                            let end = run(inner, live, id, contender.name.clone(), *held).await;
+                            (contender, end)
+                        });
+                    }
+                }
+            }
+            waiting = left;
+        }
+        if running.is_empty() && (stopping || (waiting.is_empty() && !defective)) {
+            return !stopping;
+        }
+        pause = PauseEnd::of(&record, pause);
         tokio::select! {
-            ended = running.join_next() => match ended {
-                None => return finished,
-                Some(Ok(end)) => finished &= end == End::Finished,
-                Some(Err(error)) => {
+            Some(ended) = running.join_next() => match ended {
+                Ok((contender, End::Stopped(Stop::Fenced))) => waiting.push(contender),
+                Ok(_) => {}
+                Err(error) => {
                     tracing::error!(job = %id, %error, "a runner ended by a defect; the job goes on after a restart");
-                    finished = false;
+                    defective = true;
                 }
             },
             // Perhaps more sources at a time are allowed now.
             changed = job.changed() => if changed.is_err() { return false },
+            () = PauseEnd::come(pause.as_ref()) => end_pause(inner, id, &mut pause).await,
+            _ = beats.tick() => {
+                beat += 1;
+                inner.refresh(live).await;
+            }
+            () = inner.setup.shutdown.cancelled(), if !stopping => {}
         }
     }
 }
 
-async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName) -> End {
-    let mut gate = Gate::new(inner.clone(), live.clone(), name.clone());
-    let mut waits = backoff();
-    let mut stored = loop {
-        match load(&inner, id, &name).await {
-            Ok(stored) => break stored,
-            Err(error) => {
-                if let Err(stop) = gate.hibernate(error.to_string(), &mut waits).await {
-                    return End::Stopped(stop);
-                }
-            }
+/// When a pause ends. The wall clock is asked for it once.
+struct PauseEnd {
+    until: Timestamp,
+    at: Instant,
+}
+
+impl PauseEnd {
+    fn of(job: &JobRecord, before: Option<Self>) -> Option<Self> {
+        let until = job.paused_until.filter(|_| job.state == JobState::Paused)?;
+        before.filter(|pause| pause.until == until).or_else(|| {
+            let left = until.duration_since(clock::now()).try_into().unwrap_or_default();
+            Some(Self { until, at: Instant::now() + left })
+        })
+    }
+
+    async fn come(pause: Option<&Self>) {
+        match pause {
+            Some(pause) => sleep_until(pause.at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn end_pause(inner: &Inner, id: JobId, pause: &mut Option<PauseEnd>) {
+    let Some(pause) = pause else { return };
+    if let Err(error) = inner.end_pause(id, pause.until).await {
+        tracing::warn!(job = %id, %error, "the end of a pause can't be stored yet");
+        pause.at = Instant::now() + BEAT;
+    }
+}
+
+/// What becomes of a source that nobody works on here.
+enum Look {
+    /// It is finished, whoever did it.
+    Finished,
+    /// Its lease was taken.
+    Taken(Box<Held>),
+    /// It is another node's, or this one can't or needn't work on it now.
+    Later,
+}
+
+async fn look(
+    inner: &Arc<Inner>,
+    live: &Arc<Live>,
+    job: &JobRecord,
+    contender: &mut Contender,
+    beat: u64,
+    room: bool,
+) -> Look {
+    let later = |reason: String| {
+        live.throttled(&contender.name, Some(reason));
+        inner.tell();
+        Look::Later
+    };
+    let stored = match load(inner, job.id, &contender.name).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            contender.watch.interrupted();
+            return later(error.to_string());
         }
     };
-    if stored.value().failed.is_some() {
-        return End::Finished;
+    let record = stored.value();
+    let free = contender.watch.finds_free(&inner.setup.holder, &record.lease, beat);
+    let able = inner.able().await;
+    let finished =
+        record.failed.is_some() || able.as_ref().is_ok_and(|service| record.is_done(job.retries, service.primary));
+    if finished || !free {
+        live.checkpoint(record);
+        inner.tell();
+        return if finished { Look::Finished } else { Look::Later };
     }
+    match able {
+        Err(reason) => later(reason),
+        Ok(service) if record.revision > service.revision && record.target != Some(service.primary) => {
+            later(format!("this node has not adopted revision {} of the manifest", record.revision))
+        }
+        Ok(_) if !room => Look::Later,
+        Ok(_) => match Held::take(inner.clone(), live.clone(), stored).await {
+            Ok(held) => Look::Taken(Box::new(held)),
+            // Another one was faster.
+            Err(MetadataError::Changed { .. }) => Look::Later,
+            Err(error) => later(error.to_string()),
+        },
+    }
+}
+
+async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName, mut held: Held) -> End {
+    let lease = held.record().lease.fence();
+    tracing::info!(job = %id, source = %name, fence = lease, "this node works on the source");
+    let mut gate = Gate::new(inner.clone(), live.clone(), name.clone());
     let dry_run = live.job().dry_run;
     if let Some(source) = inner.setup.sources.source(&name) {
-        return Runner::new(id, source, gate, dry_run, stored).run().await;
+        return Runner::new(id, source, gate, dry_run, held).run().await;
     }
-    let mut record = stored.value().clone();
+    let mut waits = backoff();
+    let mut record = held.record().clone();
     record.failed = Some("it is no longer declared".into());
-    while let Err(error) = stored.save(inner.metadata(), record.clone()).await {
+    while let Err(error) = held.save(record.clone()).await {
+        if matches!(error, MetadataError::Changed { .. }) {
+            return End::Stopped(Stop::Fenced);
+        }
         if let Err(stop) = gate.hibernate(error.to_string(), &mut waits).await {
             return End::Stopped(stop);
         }
     }
-    live.checkpoint(&record);
     End::Finished
 }
 
@@ -131,9 +252,11 @@ fn outcome(records: &[SourceRecord]) -> (JobState, Option<String>) {
 async fn end(inner: &Inner, live: &Live, id: JobId) {
     let (state, reason) = outcome(&records(live));
     let mut waits = backoff();
+    let retried = records(live).iter().filter(|record| record.failed.is_none()).map(|record| record.retried).min();
     let finish = |job: &mut JobRecord| {
-        // A cancel that came with the last row stands.
-        if !job.state.ended() {
+        // A cancel that came with the last row stands, and a retry that came then is still to be done.
+        let retry = retried.is_some_and(|retried| retried < job.retries);
+        if !job.state.ended() && !retry {
             job.end(state, reason.clone());
         }
         Ok(())

@@ -1,13 +1,12 @@
 //! What stands before every batch: pause, cancel, kill switch, seal, limits; and every wait of a runner.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
     inner::Inner,
     job::{JobRecord, JobState},
     keys::Service,
@@ -20,7 +19,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A pause without an end is looked at again so rarely, in case a signal was missed.
+/// A pause is looked at again so rarely, in case a signal was missed.
 const PAUSED: Duration = Duration::from_secs(60);
 
 /// Why a runner ends without having finished.
@@ -30,7 +29,7 @@ pub(crate) enum Stop {
     Shutdown,
     /// The job was cancelled.
     Cancelled,
-    /// Somebody else writes this source's checkpoint.
+    /// Another node holds this source's lease.
     Fenced,
 }
 
@@ -51,14 +50,12 @@ pub(crate) struct Gate {
     source: SourceName,
     job: watch::Receiver<JobRecord>,
     shutdown: CancellationToken,
-    kill_switch: PathBuf,
 }
 
 impl Gate {
     pub(crate) fn new(inner: Arc<Inner>, live: Arc<Live>, source: SourceName) -> Self {
         let (job, shutdown) = (live.watch(), inner.setup.shutdown.clone());
-        let kill_switch = inner.setup.kill_switch.clone();
-        Self { inner, live, source, job, shutdown, kill_switch }
+        Self { inner, live, source, job, shutdown }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -87,54 +84,22 @@ impl Gate {
             match record.state {
                 JobState::Running => {}
                 JobState::Paused => {
-                    self.paused(&record).await;
+                    self.sleep(PAUSED).await;
                     continue;
                 }
                 _ => return Err(Stop::Cancelled),
-            }
-            if let Some(reason) = self.obstacle().await {
-                self.throttled(Some(reason));
-                self.sleep(LOOK_AGAIN).await;
-                continue;
             }
             if let Some(wait) = self.live.pacer.wait(&record.limits) {
                 self.sleep(wait).await;
                 continue;
             }
-            match Service::look(self.inner.setup.keys.as_ref()) {
+            match self.inner.able().await {
                 Ok(service) => return Ok(service),
                 Err(reason) => {
-                    self.throttled(Some(reason.into()));
+                    self.throttled(Some(reason));
                     self.sleep(LOOK_AGAIN).await;
                 }
             }
-        }
-    }
-
-    async fn paused(&mut self, record: &JobRecord) {
-        let Some(until) = record.paused_until else {
-            self.sleep(PAUSED).await;
-            return;
-        };
-        let left = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
-        if self.sleep(left).await {
-            // Slept the whole time: the wall clock is not asked again.
-            if let Err(error) = self.inner.end_pause(record.id, until).await {
-                self.throttled(Some(error.to_string()));
-                self.sleep(LOOK_AGAIN).await;
-            }
-        }
-    }
-
-    async fn obstacle(&self) -> Option<String> {
-        let path = &self.kill_switch;
-        match tokio::fs::symlink_metadata(path).await {
-            Ok(_) => Some(format!("kill switch {}", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.inner.setup.brake.as_ref().and_then(|brake| brake.reason())
-            }
-            // Whether it is there is not known, so it may be.
-            Err(error) => Some(format!("kill switch {} can't be looked at: {error}", path.display())),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
     drive::drive,
     job::{JobId, JobRecord, JobState, SourceRecord},
     jobs::{JobsError, Setup},
+    keys::Service,
     live::Live,
 };
 
@@ -57,6 +58,21 @@ impl Inner {
 
     pub(crate) fn metadata(&self) -> &dyn Metadata {
         self.setup.metadata.as_ref()
+    }
+
+    /// The keys for the next batch, or why this node does not work now.
+    pub(crate) async fn able(&self) -> Result<Service, String> {
+        let path = &self.setup.kill_switch;
+        match tokio::fs::symlink_metadata(path).await {
+            Ok(_) => return Err(format!("kill switch {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Whether it is there is not known, so it may be.
+            Err(error) => return Err(format!("kill switch {} can't be looked at: {error}", path.display())),
+        }
+        match self.setup.brake.as_ref().and_then(|brake| brake.reason()) {
+            Some(reason) => Err(reason),
+            None => Service::look(self.setup.keys.as_ref()).map_err(str::to_owned),
+        }
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -133,10 +149,10 @@ impl Inner {
         Ok(records.into_iter().map(Durable::read).collect::<Result<_, _>>()?)
     }
 
-    /// Works on a stored job in this process, unless that is being done.
-    pub(crate) async fn adopt(self: &Arc<Self>, id: JobId) -> Result<(), JobsError> {
+    /// Works on a stored job in this process; `false`: that is being done already.
+    pub(crate) async fn adopt(self: &Arc<Self>, id: JobId) -> Result<bool, JobsError> {
         if self.live(id).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let job = Durable::load(self.metadata(), &job_key(id)).await?.ok_or(JobsError::NotFound(id))?;
         let sources = self.stored_sources(id).await?;
@@ -144,12 +160,28 @@ impl Inner {
         {
             let mut lives = self.lives();
             if lives.contains_key(&id) || self.setup.shutdown.is_cancelled() {
-                return Ok(());
+                return Ok(false);
             }
             lives.insert(id, live.clone());
         }
         self.tasks.spawn(drive(self.clone(), live, id));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Takes up what was made of a job's record elsewhere. While the store is away nothing is.
+    pub(crate) async fn refresh(&self, live: &Live) {
+        let mut held = live.record.lock().await;
+        match held.reload(self.metadata()).await {
+            Ok(Some(stored)) => {
+                if stored.value() != held.value() {
+                    live.show(stored.value().clone());
+                    self.tell();
+                }
+                *held = stored;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "a rekey job can't be looked at"),
+        }
     }
 
     /// Changes a job's record durably, then shows it to its runners.

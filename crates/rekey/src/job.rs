@@ -8,7 +8,7 @@ use keymoot_types::{KeyVersion, SourceName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::limits::Limits;
+use crate::{lease::Lease, limits::Limits};
 
 /// Names a job. Ids of later jobs are greater (UUID version 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -138,6 +138,9 @@ pub(crate) struct SourceRecord {
     pub(crate) cursor: Option<RowId>,
     /// The version that this and the earlier passes write.
     pub(crate) target: Option<KeyVersion>,
+    /// The manifest's revision that named it: no node that follows an older one aims elsewhere.
+    #[serde(default)]
+    pub(crate) revision: u64,
     /// Old rows that this pass found.
     pub(crate) found: u64,
     /// Rows that this pass left to the next one, because writers won every time.
@@ -148,6 +151,9 @@ pub(crate) struct SourceRecord {
     pub(crate) retried: u32,
     pub(crate) done: bool,
     pub(crate) failed: Option<String>,
+    /// Who may write this record.
+    #[serde(default)]
+    pub(crate) lease: Lease,
 }
 
 impl SourceRecord {
@@ -164,17 +170,24 @@ impl SourceRecord {
             rounds: 0,
             cursor: None,
             target: None,
+            revision: 0,
             found: 0,
             left: 0,
             attempts: 0,
             retried: 0,
             done: false,
             failed: None,
+            lease: Lease::default(),
         }
     }
 
+    /// Whether nothing is left to do for this primary, after so many retries.
+    pub(crate) fn is_done(&self, retries: u32, primary: KeyVersion) -> bool {
+        self.done && self.retried >= retries && self.target == Some(primary)
+    }
+
     /// From the first row again, all of them, for another primary. The counters then speak about that one.
-    pub(crate) fn aim_at(&mut self, target: KeyVersion) {
+    pub(crate) fn aim_at(&mut self, target: KeyVersion, revision: u64) {
         if self.target.is_some() {
             self.counters = Counters::default();
             self.unlisted = 0;
@@ -183,6 +196,7 @@ impl SourceRecord {
             self.done = false;
         }
         self.target = Some(target);
+        self.revision = revision;
     }
 
     /// From the first row again.

@@ -15,12 +15,15 @@ use crate::{
     inner::Inner,
     job::{JobId, JobRecord, JobState, SourceRecord},
     keys::{Brake, Keys, Sources},
+    lease::Holder,
     limits::{LimitError, Limits, LimitsPatch},
     view::{JobView, SourceView},
 };
 
 /// The longest pause with an end; without one it lasts until it is resumed.
 const PAUSE_LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// How often jobs are looked for that were asked for on another node.
+const LOOK_FOR_JOBS: Duration = Duration::from_secs(5);
 
 /// What jobs work with.
 pub struct Setup {
@@ -28,6 +31,8 @@ pub struct Setup {
     pub metadata: Arc<dyn Metadata>,
     /// The keys in service.
     pub keys: Arc<dyn Keys>,
+    /// In whose name leases are taken.
+    pub holder: Holder,
     /// The declared sources.
     pub sources: Arc<dyn Sources>,
     /// The file whose presence pauses every job of this node.
@@ -145,11 +150,23 @@ impl Jobs {
         }
     }
 
+    /// Takes part in the jobs that were asked for on other nodes, until the shutdown.
+    pub async fn follow(&self) {
+        loop {
+            tokio::select! {
+                () = self.inner.setup.shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK_FOR_JOBS) => {}
+            }
+            if let Err(error) = self.adopt_all().await {
+                tracing::debug!(%error, "jobs of other nodes can't be looked up");
+            }
+        }
+    }
+
     async fn adopt_all(&self) -> Result<Vec<JobId>, JobsError> {
         let mut resumed = Vec::new();
         for job in self.inner.stored_jobs().await? {
-            if !job.state.ended() {
-                self.inner.adopt(job.id).await?;
+            if !job.state.ended() && self.inner.adopt(job.id).await? {
                 tracing::info!(job = %job.id, state = %job.state, "rekey job resumed");
                 resumed.push(job.id);
             }

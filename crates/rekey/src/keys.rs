@@ -13,6 +13,9 @@ pub trait Keys: Send + Sync {
 
     /// Every version that the manifest knows, whatever its state. A value of any other is of an unknown version.
     fn declared(&self) -> Vec<KeyVersion>;
+
+    /// The manifest's revision that both are of.
+    fn revision(&self) -> u64;
 }
 
 /// The sources now declared. A reload may change them while a job runs.
@@ -36,6 +39,7 @@ pub(crate) struct Service {
     pub(crate) ring: Arc<Keyring>,
     pub(crate) primary: KeyVersion,
     pub(crate) declared: Vec<KeyVersion>,
+    pub(crate) revision: u64,
 }
 
 impl Service {
@@ -43,7 +47,7 @@ impl Service {
     pub(crate) fn look(keys: &dyn Keys) -> Result<Self, &'static str> {
         let ring = keys.keyring().ok_or("the node is sealed")?;
         let primary = ring.primary().ok_or("the node is degraded and encrypts nothing")?;
-        Ok(Self { ring, primary, declared: keys.declared() })
+        Ok(Self { ring, primary, declared: keys.declared(), revision: keys.revision() })
     }
 
     /// Whether the version is known here, loaded or not.

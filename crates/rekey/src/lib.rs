@@ -7,7 +7,8 @@
 //! # Layout
 //!
 //! The way of a job: [`plan`] (may it start, what will it cost) → [`jobs`] (asked for, stored, shown) → `drive`
-//! (its sources) → `runner` (one source, pass after pass) → `gate` (what stands before every batch) → `chunk`
+//! (its sources, as far as their `lease`s are to be had) → `runner` (one source, pass after pass; its checkpoint is
+//! `held`) → `gate` (what stands before every batch) → `chunk`
 //! (read, judge, write, read the lost again) → `judge` (one row). Beside it: [`job`] (what is stored of a job),
 //! `checkpoint` (where), `inner` and `live` (what jobs and their runners share), [`limits`], [`quarantine`] and
 //! [`retry`], [`view`] and [`progress`] (what is shown).
@@ -22,11 +23,13 @@ mod chunk;
 mod clock;
 mod drive;
 mod gate;
+mod held;
 mod inner;
 pub mod job;
 pub mod jobs;
 mod judge;
 pub mod keys;
+mod lease;
 pub mod limits;
 mod live;
 pub mod plan;
@@ -40,4 +43,5 @@ pub use job::{JobId, JobState};
 pub use jobs::{Jobs, JobsError, Setup, Start};
 pub use judge::Reason;
 pub use keys::{Brake, Keys, Sources};
+pub use lease::Holder;
 pub use view::{JobView, SourceView};

@@ -70,7 +70,7 @@ impl Live {
         self.shown.borrow().clone()
     }
 
-    /// A checkpoint was stored: whatever held the source back is over.
+    /// A checkpoint was stored, here or by another node: whatever held the source back is over.
     pub(crate) fn checkpoint(&self, record: &SourceRecord) {
         if let Some(source) = self.sources().get_mut(&record.name) {
             source.rate.reached(record.counters.scanned);
@@ -83,6 +83,10 @@ impl Live {
         if let Some(source) = self.sources().get_mut(source) {
             source.throttled = reason;
         }
+    }
+
+    pub(crate) fn is_throttled(&self, source: &SourceName) -> bool {
+        self.sources().get(source).is_some_and(|source| source.throttled.is_some())
     }
 
     pub(crate) fn source_record(&self, source: &SourceName) -> Option<SourceRecord> {

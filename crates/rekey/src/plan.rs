@@ -143,7 +143,12 @@ pub async fn sample(source: Arc<dyn Source>, keys: &dyn Keys) -> Result<Vec<Vers
     };
     versions.sort_unstable();
     versions.dedup();
-    let service = Service { primary: ring.primary().unwrap_or(KeyVersion::MIN), ring, declared: versions.clone() };
+    let service = Service {
+        primary: ring.primary().unwrap_or(KeyVersion::MIN),
+        ring,
+        declared: versions.clone(),
+        revision: keys.revision(),
+    };
     let mut samples = Vec::new();
     for version in versions {
         let select = Selection::Prefixes(prefixes(version).into());

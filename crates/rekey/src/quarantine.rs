@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keymoot_storage::{
-    metadata::{Metadata, MetadataError},
+    metadata::{Metadata, MetadataError, Stamp},
     source::{IdPart, RowId},
 };
 use keymoot_types::{KeyVersion, SourceName};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    checkpoint::{parse, quarantine_prefix},
+    checkpoint::{parse, quarantine_prefix, swap},
     job::JobId,
     judge::{Reason, Unreadable},
 };
@@ -60,8 +60,15 @@ struct Entry {
 pub(crate) struct Quarantine {
     prefix: String,
     rows: BTreeMap<RowId, (Entry, usize)>,
-    segments: Vec<BTreeSet<RowId>>,
+    segments: Vec<Segment>,
     unwritten: BTreeSet<usize>,
+}
+
+/// One record of the list.
+#[derive(Debug, Default)]
+struct Segment {
+    ids: BTreeSet<RowId>,
+    stamp: Option<Stamp>,
 }
 
 impl Quarantine {
@@ -73,7 +80,8 @@ impl Quarantine {
         let mut all = Self { prefix: quarantine_prefix(id, source), ..Self::default() };
         for (number, record) in metadata.list(&all.prefix).await?.iter().enumerate() {
             let rows: Vec<(RowId, Entry)> = parse(record)?;
-            all.segments.push(rows.iter().map(|(id, _)| id.clone()).collect());
+            let ids = rows.iter().map(|(id, _)| id.clone()).collect();
+            all.segments.push(Segment { ids, stamp: Some(record.stamp) });
             all.rows.extend(rows.into_iter().map(|(id, entry)| (id, (entry, number))));
         }
         Ok(all)
@@ -106,8 +114,8 @@ impl Quarantine {
             None if self.rows.len() >= ROWS_LISTED_MAX => return false,
             None => self.segment_with_room(),
         };
-        if let Some(ids) = self.segments.get_mut(segment) {
-            ids.insert(row.id.clone());
+        if let Some(segment) = self.segments.get_mut(segment) {
+            segment.ids.insert(row.id.clone());
         }
         self.rows.insert(row.id.clone(), (entry, segment));
         self.unwritten.insert(segment);
@@ -115,31 +123,33 @@ impl Quarantine {
     }
 
     fn segment_with_room(&mut self) -> usize {
-        if self.segments.last().is_none_or(|ids| ids.len() >= SEGMENT_ROWS) {
-            self.segments.push(BTreeSet::new());
+        if self.segments.last().is_none_or(|segment| segment.ids.len() >= SEGMENT_ROWS) {
+            self.segments.push(Segment::default());
         }
         self.segments.len().saturating_sub(1)
     }
 
     /// A row was found gone or readable.
     pub(crate) fn remove(&mut self, id: &RowId) {
-        if let Some((_, segment)) = self.rows.remove(id) {
-            if let Some(ids) = self.segments.get_mut(segment) {
-                ids.remove(id);
+        if let Some((_, number)) = self.rows.remove(id) {
+            if let Some(segment) = self.segments.get_mut(number) {
+                segment.ids.remove(id);
             }
-            self.unwritten.insert(segment);
+            self.unwritten.insert(number);
         }
     }
 
-    /// Writes what was changed. After an error call it again: what was written is not written twice.
+    /// Writes what was changed. After an error call it again: what was written is not written twice. Where another
+    /// worker has written to the list it is [`MetadataError::Changed`], and it has to be loaded anew.
     pub(crate) async fn flush(&mut self, metadata: &dyn Metadata) -> Result<(), MetadataError> {
         while let Some(number) = self.unwritten.first().copied() {
-            let ids = self.segments.get(number).into_iter().flatten();
+            let Some(segment) = self.segments.get_mut(number) else { break };
             let rows: Vec<(&RowId, Entry)> =
-                ids.filter_map(|id| self.rows.get(id).map(|(entry, _)| (id, *entry))).collect();
+                segment.ids.iter().filter_map(|id| self.rows.get(id).map(|(entry, _)| (id, *entry))).collect();
             let bytes = serde_json::to_vec(&rows).map_err(|error| MetadataError::Damaged(error.to_string()))?;
             // An empty segment stays: its number is its place in the list.
-            metadata.put(&format!("{}{number:010}", self.prefix), &bytes).await?;
+            let key = format!("{}{number:010}", self.prefix);
+            segment.stamp = Some(swap(metadata, &key, segment.stamp, &bytes).await?);
             self.unwritten.remove(&number);
         }
         Ok(())

@@ -9,9 +9,9 @@ use keymoot_storage::{
 use tokio::time::Instant;
 
 use crate::{
-    checkpoint::Durable,
     chunk::{Halt, Hand, Settled, count},
     gate::{Gate, Stop, backoff},
+    held::Held,
     job::{JobId, SourceRecord},
     limits::BatchSize,
     quarantine::Quarantine,
@@ -37,7 +37,7 @@ pub(crate) enum End {
 pub(crate) struct Runner {
     id: JobId,
     hand: Hand,
-    stored: Durable<SourceRecord>,
+    held: Held,
     record: SourceRecord,
     quarantine: Quarantine,
     batch: BatchSize,
@@ -47,17 +47,11 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(
-        id: JobId,
-        source: Arc<dyn Source>,
-        gate: Gate,
-        dry_run: bool,
-        stored: Durable<SourceRecord>,
-    ) -> Self {
-        let record = stored.value().clone();
+    pub(crate) fn new(id: JobId, source: Arc<dyn Source>, gate: Gate, dry_run: bool, held: Held) -> Self {
+        let record = held.record().clone();
         let batch = BatchSize::after_attempts(record.attempts);
         let hand = Hand { source, gate, dry_run, service: None };
-        Self { id, hand, stored, record, quarantine: Quarantine::default(), batch, counted: false, started: false }
+        Self { id, hand, held, record, quarantine: Quarantine::default(), batch, counted: false, started: false }
     }
 
     pub(crate) async fn run(mut self) -> End {
@@ -72,7 +66,7 @@ impl Runner {
             match halt {
                 Halt::Again(reason) => {
                     // What was not checkpointed is counted when it is done again.
-                    self.record = self.stored.value().clone();
+                    self.record = self.held.record().clone();
                     if self.record.cursor != reached {
                         waits = backoff();
                         reached = self.record.cursor.clone();
@@ -83,7 +77,7 @@ impl Runner {
                 }
                 Halt::Fail(reason) => {
                     tracing::error!(job = %self.id, source = %self.record.name, %reason, "the source was given up");
-                    self.record = self.stored.value().clone();
+                    self.record = self.held.record().clone();
                     self.record.failed = Some(reason);
                     return match self.checkpoint().await {
                         Ok(()) => End::Finished,
@@ -95,29 +89,25 @@ impl Runner {
         }
     }
 
-    async fn stopped(mut self, stop: Stop) -> End {
+    async fn stopped(self, stop: Stop) -> End {
         if stop == Stop::Fenced {
-            tracing::warn!(job = %self.id, source = %self.record.name, "another worker goes on with this source");
+            tracing::warn!(job = %self.id, source = %self.record.name, "another node goes on with this source");
         }
-        if stop == Stop::Shutdown && self.counted && self.stored.value().attempts > 0 {
-            // An orderly end is no failed attempt. One try: the store may be gone already.
-            let mut record = self.stored.value().clone();
-            record.attempts = record.attempts.saturating_sub(1);
-            if let Err(error) = self.stored.save(self.hand.gate.inner().metadata(), record).await {
-                tracing::debug!(%error, "the start stays counted");
-            }
+        if stop == Stop::Shutdown {
+            self.held.give_back(self.counted).await;
         }
         End::Stopped(stop)
     }
 
     async fn work(&mut self) -> Result<(), Halt> {
         loop {
-            let service = self.hand.gate.pass().await?;
+            let service = self.held.keep(self.hand.gate.pass()).await?;
+            self.held.make_sure().await?;
             if !self.prepare().await? {
                 continue;
             }
             if self.record.target != Some(service.primary) {
-                self.record.aim_at(service.primary);
+                self.record.aim_at(service.primary, service.revision);
                 self.checkpoint().await?;
             }
             let old = service.old_rows();
@@ -158,7 +148,7 @@ impl Runner {
         if self.record.total.is_none() {
             self.refuse_blocked().await?;
             let source = self.hand.source.clone();
-            let total = self.hand.reach(|| source.total()).await?;
+            let total = self.held.keep(self.hand.reach(|| source.total())).await?;
             self.record.total = Some(total.rows);
             self.record.total_exact = total.exact;
         }
@@ -187,7 +177,7 @@ impl Runner {
             return Ok(());
         }
         let source = self.hand.source.clone();
-        let preflight = self.hand.reach(|| source.preflight()).await?;
+        let preflight = self.held.keep(self.hand.reach(|| source.preflight())).await?;
         for warning in preflight.warnings.iter().chain(&preflight.side_effects) {
             tracing::warn!(job = %self.id, source = %self.record.name, %warning, "preflight");
         }
@@ -212,7 +202,7 @@ impl Runner {
         let read = rows.len();
         self.hand.gate.live().pacer.rows(read, &limits);
         let ids: Vec<RowId> = rows.iter().map(|row| row.id.clone()).collect();
-        let settled = self.hand.settle(rows).await?;
+        let settled = self.held.keep(self.hand.settle(rows)).await?;
         let took = began.elapsed();
         self.batch.took(read, settled.wrote.unwrap_or(took));
         self.count(&ids, &settled);
@@ -224,7 +214,7 @@ impl Runner {
 
     async fn read(&mut self, rows_max: usize, select: &Selection) -> Result<Vec<Row>, Halt> {
         let (source, after) = (self.hand.source.clone(), self.record.cursor.clone());
-        self.hand.reach(|| source.read(after.as_ref(), rows_max, select)).await
+        self.held.keep(self.hand.reach(|| source.read(after.as_ref(), rows_max, select))).await
     }
 
     fn count(&mut self, ids: &[RowId], settled: &Settled) {
@@ -283,7 +273,8 @@ impl Runner {
         self.checkpoint().await?;
         if !wait.is_zero() {
             self.hand.service = None;
-            self.hand.gate.sleep(wait.min(BETWEEN_PASSES_LONGEST)).await;
+            let sleep = self.hand.gate.sleep(wait.min(BETWEEN_PASSES_LONGEST));
+            self.held.keep(async { Ok::<_, Stop>(sleep.await) }).await?;
         }
         Ok(())
     }
@@ -291,7 +282,7 @@ impl Runner {
     /// Reads the rows in quarantine again: those that are gone or readable leave it.
     async fn retry_quarantine(&mut self) -> Result<(), Halt> {
         for ids in self.quarantine.ids().chunks(RETRY_ROWS) {
-            let rows = self.hand.rows_of(ids).await?;
+            let rows = self.held.keep(self.hand.rows_of(ids)).await?;
             let mut present = Vec::new();
             for (id, row) in ids.iter().zip(rows) {
                 match row {
@@ -302,7 +293,7 @@ impl Runner {
                     }
                 }
             }
-            let settled = self.hand.settle(present).await?;
+            let settled = self.held.keep(self.hand.settle(present)).await?;
             self.record.counters.add(&settled.counters);
             self.take_over(&settled);
             self.checkpoint().await?;
@@ -325,6 +316,9 @@ impl Runner {
     async fn checkpoint(&mut self) -> Result<(), Stop> {
         let mut waits = backoff();
         while let Err(error) = self.quarantine.flush(self.hand.gate.inner().metadata()).await {
+            if matches!(error, MetadataError::Changed { .. }) {
+                return Err(Stop::Fenced);
+            }
             self.hand.service = None;
             self.hand.gate.hibernate(error.to_string(), &mut waits).await?;
         }
@@ -337,7 +331,7 @@ impl Runner {
     async fn save(&mut self) -> Result<(), Stop> {
         let mut waits = backoff();
         loop {
-            match self.stored.save(self.hand.gate.inner().metadata(), self.record.clone()).await {
+            match self.held.save(self.record.clone()).await {
                 Ok(()) => break,
                 Err(MetadataError::Changed { .. }) => return Err(Stop::Fenced),
                 Err(error) => {
@@ -346,7 +340,6 @@ impl Runner {
                 }
             }
         }
-        self.hand.gate.live().checkpoint(&self.record);
         self.hand.gate.inner().tell();
         Ok(())
     }

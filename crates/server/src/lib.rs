@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use keymoot_storage::open::{OpenError, open_metadata};
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -179,11 +179,13 @@ async fn serve(
     let control_task =
         tokio::spawn(listen::serve(control_bound, tls.control(), control_router, Limits::CONTROL, stop.clone()));
     tokio::spawn(metrics.upkeep());
+    // Before anybody is told that it listens: a signal ends it in order from then on.
+    let mut signals = Signals::new()?;
     tracing::info!(data = %data_address, control = %control_address, node = %node.name, "listening");
     // Ready to take shares, which is what a sealed daemon is there for. Without a service manager nobody hears.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
 
-    until_stopped(&state).await?;
+    signals.until_stopped(&state).await;
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     stop.cancel();
     for task in [data_task, control_task] {
@@ -198,18 +200,31 @@ fn bind(name: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
     Bound::bind(address).map_err(|error| StartError::Bind { name, address, error })
 }
 
-/// SIGTERM and SIGINT end it; SIGHUP reads the configuration again.
-async fn until_stopped(state: &ControlState) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => {
-                if let Err(problem) = control::reload_by_signal(state).await {
-                    tracing::error!(%problem, "the configuration was not reloaded");
+/// SIGTERM and SIGINT end the daemon; SIGHUP reads the configuration again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn until_stopped(&mut self, state: &ControlState) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    if let Err(problem) = control::reload_by_signal(state).await {
+                        tracing::error!(%problem, "the configuration was not reloaded");
+                    }
                 }
             }
         }

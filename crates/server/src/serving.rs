@@ -35,6 +35,8 @@ pub struct Serving {
     pub state: NodeState,
     /// The loaded versions; none while sealed.
     pub keyring: Option<Arc<Keyring>>,
+    /// The manifest's revision; 0 where there is none.
+    pub revision: u64,
     /// The version that the manifest calls primary, loaded or not.
     pub primary: Option<KeyVersion>,
     /// Every version that the manifest knows.
@@ -66,6 +68,7 @@ impl Serving {
         Self {
             state: NodeState::Sealed,
             keyring: None,
+            revision: 0,
             primary: None,
             versions: Vec::new(),
             keys: Vec::new(),
@@ -292,7 +295,12 @@ pub struct LastUse {
 
 impl Default for LastUse {
     fn default() -> Self {
-        Self { start: Instant::now(), used_ms: ArcSwap::default(), alarm_ms: AtomicU64::new(0), sightings: Sightings::default() }
+        Self {
+            start: Instant::now(),
+            used_ms: ArcSwap::default(),
+            alarm_ms: AtomicU64::new(0),
+            sightings: Sightings::default(),
+        }
     }
 }
 

@@ -104,6 +104,13 @@ pub struct VersionRecord {
     /// Nodes that lack it may encrypt; loading it again takes this back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
+    /// The revision with which it last stopped being primary: a wait that begins there is told from one of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demoted: Option<u64>,
+    /// Set where it was out of use and came back, until it is primary again: a member that was away may lack it, and
+    /// serve.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brought_back: bool,
     /// Shares that may be in other hands, ascending by set. Making new shares takes none of them back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposed: Vec<ExposedSet>,

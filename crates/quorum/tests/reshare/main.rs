@@ -66,7 +66,7 @@ fn finished(manifest: &Manifest, number: u32) -> Manifest {
 
 /// The versions that `proved` completes, where these have proved this set of every version.
 fn completed(manifest: &Manifest, set: u32, by: &[HolderName]) -> Vec<u32> {
-    let proved = |_, asked| if asked == set { by.iter().cloned().collect() } else { BTreeSet::new() };
+    let proved = |_, asked: &ShareSet| if asked.set == set { by.iter().cloned().collect() } else { BTreeSet::new() };
     complete(manifest, proved).map(KeyVersion::get).collect()
 }
 
@@ -181,7 +181,7 @@ fn a_set_is_complete_when_enough_of_its_own_holders_have_proved_it() {
     }
     // Each version by its own proofs.
     let all: BTreeSet<_> = (2..8).map(holder).collect();
-    let of_v8 = |version, _| if version == v(8) { all.clone() } else { BTreeSet::new() };
+    let of_v8 = |version, _: &ShareSet| if version == v(8) { all.clone() } else { BTreeSet::new() };
     assert_eq!(complete(&manifest, of_v8).collect::<Vec<_>>(), [v(8)]);
 }
 

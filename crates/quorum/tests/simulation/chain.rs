@@ -7,7 +7,7 @@ use keymoot_quorum::{
     adopt::{self, Divergence},
     revise,
 };
-use keymoot_types::{Digest, Manifest};
+use keymoot_types::{Digest, Manifest, manifest::VersionRecord};
 
 use crate::{
     node::{Node, Refused},
@@ -29,7 +29,8 @@ fn parse(record: &Record, revision: u64) -> Result<Doc, Divergence> {
 }
 
 impl World {
-    pub(crate) fn look_ahead(&mut self, node: &mut Node) {
+    /// Looks at the store, and takes up what follows.
+    pub(crate) fn follow(&mut self, node: &mut Node) {
         let looked_at = self.now;
         match self.read_ahead(node) {
             Ok(found) => {
@@ -46,7 +47,13 @@ impl World {
             Err(_) => node.store_away = true,
         }
         if !node.loaded.is_empty() {
+            let before = node.adopted.as_ref().map(|adopted| adopted.revision());
             self.adopt_ahead(node);
+            if node.adopted.as_ref().map(|adopted| adopted.revision()) != before {
+                self.drop_retired(node);
+                self.follow_moments(node);
+                self.rebuild(node);
+            }
         }
         if !node.store_away {
             self.look_at_numbers(node);
@@ -63,6 +70,16 @@ impl World {
 
     fn read_ahead(&mut self, node: &Node) -> Result<Result<Vec<Doc>, Divergence>, StoreError> {
         let Some(adopted) = node.adopted.clone() else {
+            let confirmed = match node.confirmed {
+                Some((revision, digest)) => {
+                    let stored = self.get(node, &key(revision))?.and_then(|record| parse_any(&record));
+                    stored.filter(|document| document.digest == digest)
+                }
+                None => None,
+            };
+            if let Some(document) = confirmed {
+                return Ok(Ok(vec![document]));
+            }
             let newest = self.list(node, "manifest/")?.pop();
             return Ok(Ok(newest.and_then(|(_, record)| parse_any(&record)).into_iter().collect()));
         };
@@ -79,7 +96,8 @@ impl World {
         let mut ahead: Vec<Doc> = Vec::new();
         for step in 1..=STEPS_MAX {
             let Some(record) = self.get(node, &key(revision + step))? else {
-                let highest = if node.loaded.is_empty() { self.highest_stored(node)? } else { 0 };
+                let in_doubt = node.loaded.is_empty() || matches!(node.diverged, Some(Divergence::Gap { .. }));
+                let highest = if in_doubt { self.highest_stored(node)? } else { 0 };
                 if highest > revision + step {
                     return Ok(Err(Divergence::Gap { revision: revision + step }));
                 }
@@ -143,6 +161,20 @@ impl World {
         if node.members.double().is_some() {
             return Err("another lives under its name".into());
         }
+        node.primary()?;
+        let holds = |record: &VersionRecord| {
+            node.loaded.get(&record.version).is_some_and(|key| key.key_id() == record.key_id)
+        };
+        if let Some(version) = adopt::silent(node.manifest()?, holds) {
+            return Err(format!("v{version} is required and not loaded here"));
+        }
+        let highest = self.highest_stored(node).map_err(|error| format!("the store is {error:?}"))?;
+        if highest >= manifest.revision {
+            let revision = node.manifest()?.revision + 1;
+            node.diverged = Some(Divergence::Gap { revision });
+            self.follow(node);
+            return Err(format!("the store holds revision {highest}"));
+        }
         let vouching: Vec<_> = node.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching).map_err(|error| error.to_string())?;
         let document = Document::new(document);
@@ -163,7 +195,7 @@ impl World {
                 Ok(())
             }
             Ok(Some(_)) => {
-                self.look_ahead(node);
+                self.follow(node);
                 Err("another node wrote the next revision first".into())
             }
             Ok(None) | Err(_) => Err(format!("the store is {error:?}")),
@@ -176,7 +208,11 @@ impl World {
         if document.digest != digest {
             return Err("another digest".into());
         }
-        if node.adopted.as_ref().map(|adopted| adopted.digest) != Some(digest) {
+        let is_adopted = node.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest);
+        if node.adopted.is_some() && !is_adopted && node.diverged.is_none() {
+            return Err("it follows the store's manifest".into());
+        }
+        if !is_adopted {
             self.note_restored(node)?;
         }
         if node.loaded.is_empty() {
@@ -192,7 +228,8 @@ impl World {
             .map_err(|divergence| divergence.to_string())?;
         node.ahead.clear();
         self.keep(node, document, true);
-        self.look_ahead(node);
+        self.follow(node);
+        self.drop_retired(node);
         self.rebuild(node);
         Ok(())
     }

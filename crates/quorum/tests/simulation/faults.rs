@@ -29,10 +29,6 @@ impl Dice {
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.next() % 100 < chance
     }
-
-    pub(crate) fn pick<T: Clone>(&mut self, among: &[T]) -> Option<T> {
-        if among.is_empty() { None } else { Some(among[self.below(among.len())].clone()) }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,8 +112,7 @@ impl Faults {
 
     /// The next fault whose time has come.
     pub(crate) fn due(&mut self, now: u64) -> Option<(Fault, usize)> {
-        let (at, fault, node) = *self.plan.last()?;
-        (at <= now).then(|| drop(self.plan.pop()))?;
+        let (_, fault, node) = self.plan.pop_if(|(at, ..)| *at <= now)?;
         Some((fault, node))
     }
 

@@ -45,8 +45,16 @@ pub(crate) struct Request {
 pub(crate) struct Activation {
     pub(crate) version: KeyVersion,
     pub(crate) excluded: Vec<NodeName>,
-    pub(crate) identity: (u64, Digest),
     pub(crate) started: Monotonic,
+}
+
+/// That a holder has shown a share of exactly this set: its number, and its key check.
+#[derive(Clone)]
+pub(crate) struct Proof {
+    pub(crate) version: KeyVersion,
+    pub(crate) set: u32,
+    pub(crate) key_check: Digest,
+    pub(crate) holder: HolderName,
 }
 
 pub(crate) struct Packages {
@@ -66,8 +74,8 @@ pub(crate) struct Node {
     pub(crate) store_away: bool,
     pub(crate) unlock: Unlock,
     pub(crate) loaded: Loaded,
-    pub(crate) proved: std::collections::BTreeSet<(KeyVersion, u32, HolderName)>,
-    pub(crate) unwritten: Vec<(KeyVersion, u32, HolderName)>,
+    pub(crate) proved: std::collections::BTreeSet<(KeyVersion, Digest, HolderName)>,
+    pub(crate) unwritten: Vec<Proof>,
     pub(crate) packages: BTreeMap<KeyVersion, Packages>,
     pub(crate) request: Option<Request>,
     pub(crate) activation: Option<Activation>,
@@ -152,9 +160,9 @@ impl Node {
         Ok(Record { stamp: 0, by: Some((primary.version(), primary.key_id())), body: Arc::new(body) })
     }
 
-    /// Whether the mac of a record is one that this node can tell to be right.
+    /// Whether the mac of a record is the primary's.
     pub(crate) fn believes(&self, record: &Record) -> bool {
-        record.by.is_some_and(|(version, id)| self.loaded.get(&version).is_some_and(|key| key.key_id() == id))
+        self.primary().is_ok_and(|primary| record.by == Some((primary.version(), primary.key_id())))
     }
 
     pub(crate) fn gates_open(&self) -> Result<(), Refused> {
@@ -198,7 +206,7 @@ impl World {
             looked_at: 0,
         }));
         self.on(at, |world, node| {
-            world.look_ahead(node);
+            world.follow(node);
             world.rebuild(node);
             Ok(())
         });
@@ -227,9 +235,10 @@ impl World {
         if !node.clock_resumed {
             self.resume_clock(node);
         }
-        let _ = self.write_proofs(node);
+        self.load_proofs(node);
         self.write_clock(node, false);
         self.catch_up(node);
+        self.follow_moments(node);
         self.look_at_holds(node);
         Ok(())
     }

@@ -9,14 +9,14 @@ use keymoot_quorum::{
     number::Numbers,
 };
 use keymoot_types::{
-    Digest, KeyVersion, NodeName, VersionState,
+    KeyVersion, NodeName, VersionState,
     heartbeat::{Heartbeat, Validated},
     manifest::VersionRecord,
 };
 
 use crate::{
     node::{Node, Refused},
-    store::{Body, StoreError, Write},
+    store::{Body, Record, StoreError, Write},
     world::{World, key_name},
 };
 
@@ -38,17 +38,6 @@ fn problem(error: StoreError) -> Refused {
 }
 
 impl World {
-    /// Looks at the store, and takes up what follows.
-    pub(crate) fn follow(&mut self, node: &mut Node) {
-        let before = node.adopted.as_ref().map(|adopted| adopted.revision());
-        self.look_ahead(node);
-        if node.adopted.as_ref().map(|adopted| adopted.revision()) != before {
-            self.drop_retired(node);
-            self.follow_moments(node);
-            self.rebuild(node);
-        }
-    }
-
     pub(crate) fn exchange_heartbeats(&mut self, node: &mut Node) {
         if node.primary().is_ok() && self.tell_and_hear(node).is_err() {
             node.members.interrupted();
@@ -144,8 +133,10 @@ impl World {
         &self,
         node: &Node,
         members: &[NodeName],
-        (revision, digest): (u64, Digest),
     ) -> Vec<(NodeName, String)> {
+        let Some((revision, digest)) = node.adopted.as_ref().map(|adopted| adopted.identity()) else {
+            return vec![];
+        };
         let lacks = |of: &&NodeName| match node.members.presence(of) {
             Presence::Present(heartbeat) => {
                 heartbeat.revision <= revision && (heartbeat.revision, heartbeat.digest) != (revision, digest)
@@ -174,30 +165,22 @@ impl World {
     }
 
     pub(crate) fn note_moment(&mut self, node: &mut Node, moment: Moment, version: KeyVersion) {
+        // Before the clock goes on where it was, a moment would lie long ago.
+        if !node.clock_resumed {
+            return;
+        }
         let now = self.service_time(node);
-        if let Ok(record) = node.sealed(Body::Moment(now)) {
+        let demoted = node.record(version).ok().and_then(|record| record.demoted);
+        if let Ok(record) = node.sealed(Body::Moment(now, demoted)) {
             let _ = self.send(node, Write::Put(moment.key(node, version), record));
         }
     }
 
-    pub(crate) fn forget_moment(
-        &mut self,
-        node: &mut Node,
-        moment: Moment,
-        version: KeyVersion,
-    ) -> Result<(), Refused> {
-        let key = moment.key(node, version);
-        match self.get(node, &key).map_err(problem)? {
-            Some(stored) => self.send(node, Write::Remove(key, stored.stamp)).map_err(problem),
-            None => Ok(()),
-        }
-    }
-
-    fn follow_moments(&mut self, node: &mut Node) {
+    /// Begins the waits of what is out of use: others may have taken it out.
+    pub(crate) fn follow_moments(&mut self, node: &mut Node) {
         let Some(adopted) = node.adopted.clone() else { return };
         for record in &adopted.document.manifest().versions {
             match record.state {
-                VersionState::Primary => drop(self.forget_moment(node, Moment::Stopped, record.version)),
                 VersionState::DecryptOnly => drop(self.moment(node, Moment::Stopped, record.version)),
                 VersionState::Retired => drop(self.moment(node, Moment::Retired, record.version)),
                 _ => {}
@@ -205,18 +188,28 @@ impl World {
         }
     }
 
-    /// When it happened; now, and noted, where no record that can be believed says so.
+    /// When it happened. Where no record that can be believed says so, now, and noted: if every member is known to
+    /// have stopped.
     pub(crate) fn moment(&mut self, node: &mut Node, moment: Moment, version: KeyVersion) -> Option<Duration> {
+        if !node.clock_resumed {
+            return None;
+        }
         let now = self.service_time(node);
         let stored = self.get(node, &moment.key(node, version)).ok()?;
+        let demoted = node.record(version).ok()?.demoted;
         let believed = stored.filter(|stored| node.believes(stored)).and_then(|stored| match &*stored.body {
-            Body::Moment(at) => Some(*at),
+            Body::Moment(at, of) if *of == demoted => Some(*at),
             _ => None,
         });
-        if believed.is_none() {
-            self.note_moment(node, moment, version);
+        if believed.is_some() {
+            return believed;
         }
-        Some(believed.unwrap_or(now))
+        let members = node.manifest().ok()?.members.clone();
+        if matches!(moment, Moment::Stopped) && !self.not_adopted(node, &members).is_empty() {
+            return None;
+        }
+        self.note_moment(node, moment, version);
+        Some(now)
     }
 
     pub(crate) fn resume_clock(&mut self, node: &mut Node) {
@@ -241,14 +234,22 @@ impl World {
     }
 
     pub(crate) fn write_clock(&mut self, node: &mut Node, clean: bool) {
+        if let Some(clock) = self.sealed_clock(node, clean) {
+            self.put_clock(node, clock);
+        }
+    }
+
+    pub(crate) fn sealed_clock(&mut self, node: &mut Node, clean: bool) -> Option<Record> {
         if !node.clock_resumed {
-            return;
+            return None;
         }
         let total = self.service_time(node);
         let last_use = self.last_uses(node, total);
-        if let Ok(record) = node.sealed(Body::Clock { total, clean, last_use }) {
-            let _ = self.send(node, Write::Put(format!("clock/{}", node.name), record));
-        }
+        node.sealed(Body::Clock { total, clean, last_use }).ok()
+    }
+
+    pub(crate) fn put_clock(&mut self, node: &Node, clock: Record) {
+        let _ = self.send(node, Write::Put(format!("clock/{}", node.name), clock));
     }
 
     /// When each version last authenticated something for a service, in service time.
@@ -263,7 +264,7 @@ impl World {
     }
 
     pub(crate) fn note_restored(&mut self, node: &mut Node) -> Result<(), Refused> {
-        let record = crate::store::Record { stamp: 0, by: None, body: std::sync::Arc::new(Body::Restored) };
+        let record = Record { stamp: 0, by: None, body: std::sync::Arc::new(Body::Restored) };
         self.send(node, Write::Put(marker(node), record)).map_err(problem)?;
         node.numbers.restored = true;
         Ok(())

@@ -12,7 +12,7 @@ use keymoot_types::{KeyVersion, NodeName, VersionState};
 use crate::{
     node::{Activation, Node, Refused},
     peers::Moment,
-    store::{Body, Write},
+    store::{Body, Record, Write},
     unlock::of_set,
     world::{HOLD, MAX_AGE, MAX_WRITE_DELAY, QUIET, World, key_name, source, then},
 };
@@ -29,7 +29,12 @@ impl World {
         version: KeyVersion,
         excluded: Vec<NodeName>,
     ) -> Result<(), Refused> {
-        self.look_ahead(node);
+        self.follow(node);
+        self.load_proofs(node);
+        node.primary()?;
+        if excluded.contains(&node.name) {
+            return Err("it is the node that answers".into());
+        }
         let state = node.record(version)?.state;
         if matches!(state, VersionState::Primary | VersionState::Retired | VersionState::Aborted) {
             return Err(format!("it is {state}"));
@@ -42,9 +47,8 @@ impl World {
         if state == VersionState::Staged {
             self.swap_state(node, version, VersionState::Activating)?;
         }
-        let Some(adopted) = node.adopted.clone() else { return Err("no manifest".into()) };
         let started = self.monotonic(node);
-        node.activation = Some(Activation { version, excluded, identity: adopted.identity(), started });
+        node.activation = Some(Activation { version, excluded, started });
         Ok(())
     }
 
@@ -66,6 +70,7 @@ impl World {
     pub(crate) fn go_on(&mut self, node: &mut Node) -> Result<(), Refused> {
         let Some(activation) = node.activation.take() else { return Ok(()) };
         let version = activation.version;
+        node.primary()?;
         let manifest = node.manifest()?;
         match node.record(version)?.state {
             VersionState::Activating => {}
@@ -75,7 +80,8 @@ impl World {
         }
         let excluded = &activation.excluded;
         let asked: Vec<_> = manifest.members.iter().filter(|of| !excluded.contains(of)).cloned().collect();
-        if self.not_adopted(node, &asked, activation.identity).is_empty() {
+        // The present revision: it may have been staged again, and activated again, since this began to wait.
+        if self.not_adopted(node, &asked).is_empty() {
             if let Err(refused) = self.gate(node, version, excluded) {
                 self.swap_state(node, version, VersionState::Staged)?;
                 return Err(refused);
@@ -91,10 +97,9 @@ impl World {
     }
 
     fn make_primary(&mut self, node: &mut Node, version: KeyVersion) -> Result<(), Refused> {
-        let before = node.manifest()?.primary;
-        self.forget_moment(node, Moment::Stopped, version)?;
+        let believed = self.believed_records(node)?;
         self.swap_state(node, version, VersionState::Primary)?;
-        self.note_moment(node, Moment::Stopped, before);
+        self.vouch_anew(node, believed);
         self.catch_up(node);
         Ok(())
     }
@@ -130,7 +135,7 @@ impl World {
 
     pub(crate) fn retire(&mut self, node: &mut Node, version: KeyVersion) -> Result<(), Refused> {
         node.primary()?;
-        self.look_ahead(node);
+        self.follow(node);
         node.gates_open()?;
         let manifest = node.manifest()?.clone();
         if node.record(version)?.state != VersionState::DecryptOnly {
@@ -140,10 +145,9 @@ impl World {
         let now = self.service_time(node);
         let last_use = self.last_uses(node, now).get(&version).copied();
         let censuses = self.censuses(node)?;
-        let Some(adopted) = node.adopted.clone() else { return Err("no manifest".into()) };
         let facts = RetirementFacts {
             version,
-            unsettled: self.not_adopted(node, &manifest.members, adopted.identity()),
+            unsettled: self.not_adopted(node, &manifest.members),
             stopped,
             now,
             max_write_delay: MAX_WRITE_DELAY,
@@ -169,7 +173,6 @@ impl World {
         }
         let mut next = node.next()?;
         revise::retire(&mut next, version, None, then()).map_err(|error| error.to_string())?;
-        self.vouch_anew(node)?;
         self.publish(node, next, &[])?;
         self.note_moment(node, Moment::Retired, version);
         node.loaded.remove(&version);
@@ -177,19 +180,24 @@ impl World {
         Ok(())
     }
 
-    fn vouch_anew(&mut self, node: &mut Node) -> Result<(), Refused> {
-        let problem = |error| format!("the store is {error:?}");
-        for prefix in ["proof/", "census/", "moment/"] {
-            for (key, stored) in self.list(node, prefix).map_err(problem)? {
-                if node.believes(&stored) {
-                    let by = node.primary()?;
-                    let mut anew = stored.clone();
-                    anew.by = Some((by.version(), by.key_id()));
-                    self.send(node, Write::Swap(key, Some(stored.stamp), anew)).map_err(problem)?;
-                }
-            }
+    /// Everything that the present primary vouches for, before another version becomes primary.
+    fn believed_records(&mut self, node: &Node) -> Result<Vec<(String, Record)>, Refused> {
+        node.primary()?;
+        let mut believed = vec![];
+        for prefix in ["proof/", "census/", "moment/", "clock/"] {
+            let stored = self.list(node, prefix).map_err(|error| format!("the store is {error:?}"))?;
+            believed.extend(stored.into_iter().filter(|(_, record)| node.believes(record)));
         }
-        Ok(())
+        Ok(believed)
+    }
+
+    /// Seals with the new primary what the one before vouched for.
+    fn vouch_anew(&mut self, node: &Node, believed: Vec<(String, Record)>) {
+        for (key, stored) in believed {
+            let Ok(primary) = node.primary() else { return };
+            let anew = Record { by: Some((primary.version(), primary.key_id())), ..stored.clone() };
+            let _ = self.send(node, Write::Swap(key, Some(stored.stamp), anew));
+        }
     }
 
     /// Takes one of the censuses that are due: what is under way at a writer is not in a source.
@@ -258,7 +266,7 @@ impl World {
 fn proved(node: &Node) -> BTreeMap<KeyVersion, std::collections::BTreeSet<keymoot_types::HolderName>> {
     let Ok(manifest) = node.manifest() else { return BTreeMap::new() };
     let versions = manifest.versions.iter();
-    versions.map(|record| (record.version, of_set(node, record.version, record.share_set.set))).collect()
+    versions.map(|record| (record.version, of_set(node, record.version, &record.share_set))).collect()
 }
 
 fn open(lacks: Vec<gate::Missing>) -> Result<(), Refused> {

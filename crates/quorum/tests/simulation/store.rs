@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keymoot_quorum::gate;
 use keymoot_types::{
-    Digest, HolderName, KeyId, KeyVersion, heartbeat::Heartbeat, manifest::ManifestDocument,
+    Digest, KeyId, KeyVersion, heartbeat::Heartbeat, manifest::ManifestDocument,
 };
+
+use crate::node::Proof;
 
 /// A manifest with its digest, which is asked for at every beat.
 pub(crate) struct Document {
@@ -32,8 +34,9 @@ impl Document {
 pub(crate) enum Body {
     Manifest(Doc),
     Heartbeat(Heartbeat),
-    Proof { version: KeyVersion, set: u32, holder: HolderName },
-    Moment(Duration),
+    Proof(Proof),
+    /// When, and the revision that it is about.
+    Moment(Duration, Option<u64>),
     Clock { total: Duration, clean: bool, last_use: BTreeMap<KeyVersion, Duration> },
     Census { node: usize, census: gate::Census },
     Restored,

@@ -11,10 +11,12 @@ use keymoot_quorum::{
     judge::{Purpose, judge},
     reshare, revise, unlock,
 };
-use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState};
+use keymoot_types::{
+    HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState, manifest::ShareSet,
+};
 
 use crate::{
-    node::{Loaded, Node, Packages, Refused, Request, What},
+    node::{Loaded, Node, Packages, Proof, Refused, Request, What},
     store::{Body, Write},
     world::{HOLDERS, THRESHOLD, World, holder, key_name, then},
 };
@@ -27,7 +29,7 @@ impl World {
         let loaded = |version| loaded.contains_key(&version);
         match unlock.give(target.document.manifest(), loaded, name, text, now) {
             Ok(unlock::Accepted { version, holder, set, .. }) => {
-                node.unwritten.push((version, set, holder));
+                note(node, target.document.manifest(), version, set, holder);
                 self.enter_service(node);
                 Ok(())
             }
@@ -84,6 +86,7 @@ impl World {
         drop(node.unlock.take_validated());
         self.resume_clock(node);
         self.load_proofs(node);
+        self.drop_retired(node);
         self.say(format_args!("{} is unlocked", node.name));
         self.rebuild(node);
         self.catch_up(node);
@@ -96,19 +99,24 @@ impl World {
         }
         node.loaded.extend(newly.into_iter().map(|key| (key.version(), key)));
         self.adopt_ahead(node);
+        self.drop_retired(node);
         self.rebuild(node);
         self.catch_up(node);
     }
 
     pub(crate) fn seal(&mut self, node: &mut Node) {
-        self.write_clock(node, true);
+        let clock = self.sealed_clock(node, true);
         node.loaded.clear();
         node.unlock = Default::default();
         node.packages.clear();
         node.request = None;
         node.clock_resumed = false;
         node.canaries_failed.clear();
+        node.members.interrupted();
         self.rebuild(node);
+        if let Some(clock) = clock {
+            self.put_clock(node, clock);
+        }
     }
 
     /// Writes what the configuration declares and the manifest lacks.
@@ -123,9 +131,8 @@ impl World {
             Some(adopted) => adopted.document.manifest().macs.iter().map(|mac| mac.version).collect(),
             None => return,
         };
-        let mut required = manifest.required();
-        changed |= required
-            .any(|record| node.loaded.contains_key(&record.version) && !vouched.contains(&record.version));
+        let unvouched = |version| node.loaded.contains_key(&version) && !vouched.contains(&version);
+        changed |= manifest.required().any(|record| unvouched(record.version));
         if changed {
             let _ = self.publish(node, manifest, &[]);
         }
@@ -136,30 +143,31 @@ impl World {
         let manifest = node.manifest()?.clone();
         for (name, text) in parts {
             if let Ok(part) = judge(&manifest, Purpose::Prove, name, text) {
-                node.unwritten.push((part.share.version(), part.set, part.holder));
+                note(node, &manifest, part.share.version(), part.set, part.holder);
             }
         }
         self.write_proofs(node)
     }
 
     pub(crate) fn write_proofs(&mut self, node: &mut Node) -> Result<(), Refused> {
-        while let Some((version, set, holder)) = node.unwritten.last().cloned() {
+        while let Some(proof) = node.unwritten.last().cloned() {
+            let record = node.sealed(Body::Proof(proof.clone()))?;
+            let Proof { version, set, key_check, holder } = proof;
             let key = format!("proof/{:010}/{set}/{holder}", version.get());
-            let record = node.sealed(Body::Proof { version, set, holder: holder.clone() })?;
             self.send(node, Write::Put(key, record)).map_err(|error| format!("the store is {error:?}"))?;
             if let Some(packages) = node.packages.get_mut(&version).filter(|packages| packages.set == set) {
                 packages.parts.retain(|(name, _)| *name != holder);
             }
-            node.proved.insert((version, set, holder));
+            node.proved.insert((version, key_check, holder));
             node.unwritten.pop();
         }
         self.finish_reshares(node)
     }
 
-    fn load_proofs(&mut self, node: &mut Node) {
+    pub(crate) fn load_proofs(&mut self, node: &mut Node) {
         for (_, stored) in self.list(node, "proof/").unwrap_or_default() {
-            if let (true, Body::Proof { version, set, holder }) = (node.believes(&stored), &*stored.body) {
-                node.proved.insert((*version, *set, holder.clone()));
+            if let (true, Body::Proof(proof)) = (node.believes(&stored), &*stored.body) {
+                node.proved.insert((proof.version, proof.key_check, proof.holder.clone()));
             }
         }
         let _ = self.write_proofs(node);
@@ -180,7 +188,7 @@ impl World {
 
     pub(crate) fn open_request(&mut self, node: &mut Node, what: What) -> Result<(), Refused> {
         node.primary()?;
-        self.look_ahead(node);
+        self.follow(node);
         node.gates_open()?;
         if node.store_away {
             return Err("the store is away".into());
@@ -188,10 +196,7 @@ impl World {
         let manifest = node.manifest()?;
         match &what {
             What::Stage { highest } => {
-                let unfinished = |state| matches!(state, VersionState::Staged | VersionState::Activating);
-                if manifest.versions.iter().any(|record| unfinished(record.state)) {
-                    return Err("a version is staged already".into());
-                }
+                none_unfinished(manifest)?;
                 node.numbers.next(manifest, *highest).map_err(|refused| refused.to_string())?;
             }
             What::Reshare { version, .. } => {
@@ -205,6 +210,8 @@ impl World {
     /// A holder's consent. With the threshold it is done.
     pub(crate) fn consent(&mut self, node: &mut Node, name: &str, text: &str) -> Result<(), Refused> {
         node.primary()?;
+        self.follow(node);
+        node.gates_open()?;
         let manifest = node.manifest()?.clone();
         let Some(mut request) = node.request.take() else { return Err("no request".into()) };
         if request.primary != manifest.primary {
@@ -218,7 +225,7 @@ impl World {
                 return Err(format!("{code:?}"));
             }
         };
-        node.unwritten.push((request.primary, part.set, part.holder));
+        note(node, &manifest, request.primary, part.set, part.holder);
         let _ = self.write_proofs(node);
         let threshold = manifest.version(request.primary).map_or(u8::MAX, |record| record.share_set.threshold);
         if request.consents.have() < usize::from(threshold) {
@@ -233,6 +240,7 @@ impl World {
 
     fn make_staged(&mut self, node: &mut Node, highest: Option<KeyVersion>) -> Result<(), Refused> {
         let mut manifest = node.next()?;
+        none_unfinished(&manifest)?;
         let version = revise::next_version(&manifest, highest).map_err(|error| error.to_string())?;
         let made = stage::stage(manifest.keyring_id, version, THRESHOLD, &names());
         let staged = made.map_err(|error| error.to_string())?;
@@ -262,8 +270,23 @@ impl World {
     }
 }
 
-pub(crate) fn of_set(node: &Node, version: KeyVersion, set: u32) -> BTreeSet<HolderName> {
-    let of_set = node.proved.iter().filter(|(of, number, _)| (*of, *number) == (version, set));
+fn none_unfinished(manifest: &Manifest) -> Result<(), Refused> {
+    let unfinished = |state| matches!(state, VersionState::Staged | VersionState::Activating);
+    let any = manifest.versions.iter().any(|record| unfinished(record.state));
+    if any { Err("a version is staged already".into()) } else { Ok(()) }
+}
+
+/// Notes a proof until it can be recorded.
+fn note(node: &mut Node, manifest: &Manifest, version: KeyVersion, set: u32, holder: HolderName) {
+    let Some(record) = manifest.version(version) else { return };
+    let mut sets = std::iter::once(&record.share_set).chain(record.share_set.pending.as_deref());
+    if let Some(of) = sets.find(|of| of.set == set) {
+        node.unwritten.push(Proof { version, set, key_check: of.key_check, holder });
+    }
+}
+
+pub(crate) fn of_set(node: &Node, version: KeyVersion, set: &ShareSet) -> BTreeSet<HolderName> {
+    let of_set = node.proved.iter().filter(|(of, check, _)| (*of, *check) == (version, set.key_check));
     of_set.map(|(_, _, holder)| holder.clone()).collect()
 }
 

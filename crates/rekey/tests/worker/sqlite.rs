@@ -44,6 +44,7 @@ async fn a_table_of_a_user_is_rekeyed_and_counted() {
     let url = format!("sqlite://{}", file.display());
     let source = open_source(SourceSpec { url, ..spec("customers.ssn") }).unwrap();
     let jobs = Jobs::new(Setup {
+        holder: holder("db1"),
         metadata: open_metadata(&format!("sqlite://{}", dir.path().join("meta.db").display())).unwrap(),
         keys: keys.clone(),
         sources: Arc::new(One(source.clone())),

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use keymoot_keyring::{Keyring, Validated, stage::stage};
-use keymoot_rekey::{JobState, JobView, Jobs, Keys, Setup, Sources};
+use keymoot_rekey::{Holder, JobState, JobView, Jobs, Keys, Setup, Sources};
 use keymoot_storage::{
     memory::{MemoryMetadata, MemorySource},
     metadata::{Existing, Metadata, MetadataError, Record, Stamp},
@@ -21,7 +21,8 @@ use keymoot_storage::{
     },
 };
 use keymoot_types::{
-    KeyName, KeyVersion, KeyringId, SourceName, Value, associated_data::ColumnValue, value::Form,
+    KeyName, KeyVersion, KeyringId, SourceName, Value, associated_data::ColumnValue, heartbeat::BootId,
+    value::Form,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,7 @@ pub(crate) fn spec(name: &str) -> SourceSpec {
 pub(crate) struct TestKeys {
     versions: BTreeMap<KeyVersion, Arc<Validated>>,
     now: Mutex<(Option<Arc<Keyring>>, Vec<KeyVersion>)>,
+    revision: AtomicU64,
 }
 
 impl TestKeys {
@@ -58,9 +60,17 @@ impl TestKeys {
         let versions = [8, 9, 10, 11]
             .map(|n| (v(n), stage(KeyringId::new([7; 8]), v(n), 2, &holders).unwrap().validated))
             .into();
-        let keys = Arc::new(Self { versions, now: Mutex::default() });
+        let keys = Arc::new(Self { versions, now: Mutex::default(), revision: AtomicU64::new(0) });
         keys.serve(&[9, 10], 10);
         keys
+    }
+
+    /// The same versions on a node that has adopted the next revision.
+    pub(crate) fn followed_by(&self, loaded: &[u32], primary: u32) -> Arc<Self> {
+        let revision = self.revision.load(Ordering::SeqCst);
+        let keys = Self { versions: self.versions.clone(), now: Mutex::default(), revision: revision.into() };
+        keys.serve(loaded, primary);
+        Arc::new(keys)
     }
 
     /// What is in service from now on. Version 8 is declared and never loaded.
@@ -69,6 +79,7 @@ impl TestKeys {
         let mut declared: Vec<_> = loaded.iter().map(|n| v(*n)).collect();
         declared.push(v(8));
         *self.now.lock().unwrap() = (Some(Arc::new(ring)), declared);
+        self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn seal(&self) {
@@ -106,6 +117,17 @@ impl Keys for TestKeys {
     fn declared(&self) -> Vec<KeyVersion> {
         self.now.lock().unwrap().1.clone()
     }
+
+    fn revision(&self) -> u64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+}
+
+/// A boot of a node, as no other.
+pub(crate) fn holder(node: &str) -> Holder {
+    static BOOTS: AtomicU64 = AtomicU64::new(0);
+    let boot = BOOTS.fetch_add(1, Ordering::SeqCst);
+    Holder { node: node.parse().unwrap(), boot: BootId(boot.to_string()) }
 }
 
 pub(crate) fn id(id: i64) -> RowId {
@@ -122,6 +144,7 @@ pub(crate) fn row(n: i64, cell: Cell) -> Row {
 pub(crate) struct Death {
     pub(crate) at: u64,
     pub(crate) late: bool,
+    woken: CancellationToken,
     calls: AtomicU64,
 }
 
@@ -134,20 +157,27 @@ impl Death {
         Arc::new(Self { at, late, ..Self::default() })
     }
 
+    /// It was only stopped, and goes on.
+    pub(crate) fn wake(&self) {
+        self.woken.cancel();
+    }
+
     pub(crate) fn dead(&self) -> bool {
         self.calls.load(Ordering::SeqCst) >= self.at
     }
 
     async fn call<T>(&self, call: impl Future<Output = T> + Send) -> T {
         let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        if number >= self.at {
-            if number == self.at && self.late {
-                call.await;
-            }
-            std::future::pending().await
-        } else {
-            call.await
+        if number < self.at {
+            return call.await;
         }
+        if number == self.at && self.late {
+            let answer = call.await;
+            self.woken.cancelled().await;
+            return answer;
+        }
+        self.woken.cancelled().await;
+        call.await
     }
 }
 
@@ -213,8 +243,8 @@ impl Source for Mortal<Arc<Watched>> {
         if let Some(before) = &*self.inner.before_swap.lock().unwrap() {
             before(number, batch);
         }
-        if self.inner.hang.load(Ordering::SeqCst) {
-            return std::future::pending().await;
+        while self.inner.hang.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let answer = self.death.call(self.inner.table.swap(batch)).await;
         let lost = self.inner.lose_answer.lock().unwrap().take_if(|at| *at == number);
@@ -238,7 +268,7 @@ pub(crate) struct Watched {
     pub(crate) fault: Mutex<Option<SourceError>>,
     pub(crate) lose_answer: Mutex<Option<u64>>,
     pub(crate) blockers: Mutex<Vec<String>>,
-    /// Writes never answer.
+    /// Writes don't answer.
     pub(crate) hang: AtomicBool,
 }
 
@@ -291,13 +321,25 @@ impl World {
         self.process_on(Arc::new(Mortal { inner: self.metadata.clone(), death: death.clone() }), death)
     }
 
+    /// The next boot of the only node.
     pub(crate) fn process_on(&self, metadata: Arc<dyn Metadata>, death: Arc<Death>) -> (Jobs, CancellationToken) {
+        self.node_on("db1", metadata, death)
+    }
+
+    /// A boot of the node of that name.
+    pub(crate) fn node(&self, name: &str, death: Arc<Death>) -> Jobs {
+        let metadata = Arc::new(Mortal { inner: self.metadata.clone(), death: death.clone() });
+        self.node_on(name, metadata, death).0
+    }
+
+    fn node_on(&self, name: &str, metadata: Arc<dyn Metadata>, death: Arc<Death>) -> (Jobs, CancellationToken) {
         let open = |table: &Arc<Watched>| -> Arc<dyn Source> {
             Arc::new(Mortal { inner: table.clone(), death: death.clone() })
         };
         let sources = self.tables.iter().map(|(name, table)| (name.clone(), open(table))).collect();
         let shutdown = CancellationToken::new();
         let jobs = Jobs::new(Setup {
+            holder: holder(name),
             metadata,
             keys: self.keys.clone(),
             sources: Arc::new(Opened(sources)),

@@ -4,7 +4,7 @@ use std::{net::IpAddr, panic::AssertUnwindSafe};
 
 use axum::response::Response;
 use futures::FutureExt as _;
-use keymoot_api::{Problem, routes::Route};
+use keymoot_api::{Problem, body::parse, rotate::ConsentRequest, routes::Route, unlock::Parts};
 use keymoot_types::{
     ErrorCode,
     audit::{Entry, Phase},
@@ -36,6 +36,8 @@ pub(crate) struct Recorded {
     from: Option<IpAddr>,
     argument: String,
     entry: Entry,
+    /// Of a consent: what is done depends on them.
+    parts: Parts,
 }
 
 impl Recorded {
@@ -58,16 +60,24 @@ impl Recorded {
         for (name, value) in facts::asked(body) {
             entry = entry.fact(name, value);
         }
-        Some(Self { policy: *policy, from: caller.from, argument: caller.argument.into(), entry })
+        let parts = match policy {
+            Policy::Consent => parse::<ConsentRequest>(body).ok()?.parts,
+            _ => Parts::default(),
+        };
+        Some(Self { policy: *policy, from: caller.from, argument: caller.argument.into(), entry, parts })
     }
 
     /// Does it, with a record before and behind it.
     pub(crate) async fn run(self, node: &Node, work: impl Future<Output = Answer>) -> Answer {
-        match self.policy(node).await {
-            Policy::Parts => {
+        let policy = self.policy(node).await?;
+        match policy {
+            Policy::Parts | Policy::Proofs => {
                 let (answer, outcome) = Outcome::of(ended(work).await).await;
-                let heard = outcome.accepted() || outcome.phase == Phase::Done || node.audit.admits(self.from);
-                if heard {
+                let written = match &outcome.accepted()[..] {
+                    [] => node.audit.admits(self.from),
+                    holders => policy == Policy::Parts || node.audit.admits_holders(holders),
+                };
+                if written {
                     node.audit.offer(outcome.onto(self.entry)).await;
                 }
                 answer
@@ -81,17 +91,27 @@ impl Recorded {
     }
 
     /// The row's word, as far as it depends on the call.
-    async fn policy(&self, node: &Node) -> Policy {
-        match self.policy {
-            Policy::GuardedIfKnown if node.request(&self.argument, false).await.is_err() => Policy::Parts,
+    async fn policy(&self, node: &Node) -> Result<Policy, Problem> {
+        Ok(match self.policy {
+            Policy::Consent => match &node.consenting(&self.argument, &self.parts).await[..] {
+                [] => Policy::Parts,
+                holders if node.audit.admits_holders(holders) => Policy::Guarded,
+                // One consent is all that a holder has to give, so this keeps nobody from it.
+                _ => return Err(too_often()),
+            },
             Policy::GuardedUnlessBack if node.is_way_back(&self.argument) => Policy::Open,
             Policy::GuardedReload => {
                 node.audit.reopen().await;
                 Policy::Guarded
             }
             policy => policy,
-        }
+        })
     }
+}
+
+fn too_often() -> Problem {
+    let detail = "this share was given over and over within a minute; `keymoot status` says whether it counts";
+    Problem::new(ErrorCode::RateLimited, detail)
 }
 
 /// Does it only once its intent is on disk.

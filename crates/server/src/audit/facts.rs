@@ -7,7 +7,10 @@ use axum::{body::Body, response::Response};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use keymoot_api::{Problem, body::holds_secret, problem::code_name};
-use keymoot_types::audit::{Entry, Phase};
+use keymoot_types::{
+    HolderName,
+    audit::{Entry, Phase},
+};
 use serde::{
     Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
@@ -15,7 +18,7 @@ use serde::{
 use serde_json::{Map, Value as Json, json};
 
 /// Of a body.
-const ASKED: [&str; 23] = [
+const ASKED: [&str; 26] = [
     "operation",
     "version",
     "threshold",
@@ -26,6 +29,9 @@ const ASKED: [&str; 23] = [
     "excuse",
     "dry_run",
     "missing",
+    "gone",
+    "highest",
+    "key",
     "add",
     "destroyed",
     "revision",
@@ -62,13 +68,13 @@ const TOLD: [&str; 19] = [
     "missing",
     "code",
 ];
-/// Of a thing in a list.
-const OF_ONE: [&str; 7] = ["version", "holder", "code", "who", "name", "node", "for"];
+/// Of a thing in a list. Whoever swaps a holder's recipient gets the share.
+const OF_ONE: [&str; 8] = ["version", "holder", "code", "who", "name", "node", "for", "recipient"];
 
 const LIST_MAX: usize = 255;
 /// Refused parts of a call that had no right one.
 const REJECTED_MAX: usize = 8;
-/// Names are shorter.
+/// Names and recipients are shorter.
 const WORD_BYTES_MAX: usize = 64;
 
 /// Reads an object and keeps some of its fields.
@@ -185,14 +191,15 @@ impl Outcome {
         Self { phase, status: problem.status, facts }
     }
 
-    /// Whether anybody's part was taken.
-    pub(super) fn accepted(&self) -> bool {
-        self.facts.get("accepted").and_then(Json::as_array).is_some_and(|accepted| !accepted.is_empty())
+    /// Whose parts were taken.
+    pub(super) fn accepted(&self) -> Vec<HolderName> {
+        let accepted = self.facts.get("accepted").and_then(Json::as_array).into_iter().flatten();
+        accepted.filter_map(|part| part.get("holder")?.as_str()?.parse().ok()).collect()
     }
 
     /// Adds what became of it.
     pub(super) fn onto(mut self, mut entry: Entry) -> Entry {
-        let accepted = self.accepted();
+        let accepted = !self.accepted().is_empty();
         if let Some(Json::Array(rejected)) = self.facts.get_mut("rejected") {
             // The name is whatever was sent.
             for part in rejected.iter_mut().filter_map(Json::as_object_mut) {
@@ -234,7 +241,11 @@ mod tests {
             "plaintext": "secret",
             "reason": "he sent me\nKMSHARE1QQQ",
             "excuse": ["h1", "km_ooo", "x".repeat(1000)],
-            "holders": [{"name": "h1", "recipient": "age1qq", "more": {"a": 1}}],
+            "holders": [{"name": "h1", "recipient": "age1qq", "more": {"a": 1}}, {"recipient": "AGE-SECRET-KEY-1Q"}],
+            "gone": ["old.table"],
+            "highest": 12,
+            "key": "tokens",
+            "associated_data": "AAAA",
             "exclude": {"a": "b"},
         });
         let asked = asked(body.to_string().as_bytes());
@@ -245,7 +256,10 @@ mod tests {
                 "operation": "stage",
                 "reason": left_out,
                 "excuse": ["h1", left_out, "x".repeat(64)],
-                "holders": [{"name": "h1"}],
+                "holders": [{"name": "h1", "recipient": "age1qq"}, {"recipient": left_out}],
+                "gone": ["old.table"],
+                "highest": 12,
+                "key": "tokens",
                 "exclude": null,
             })
         );

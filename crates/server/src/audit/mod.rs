@@ -5,12 +5,13 @@
 //! [`Audit`] is what the node holds. One thread, `writer`, owns the file (`file`): it finds the chain's end
 //! (`recover`), appends in groups, watches the file and heals. `policy` is the table of what is recorded and what is
 //! refused when it can't be; `call` holds a control call to it, `facts` picks what may be written of one. What can't
-//! be recorded and must not wait is kept by `spill`; `quota` bounds what strangers can make us write; `read` serves
-//! pages and finds lines.
+//! be recorded and must not wait is kept by `spill`; `quota` bounds what callers can make us write; `read` serves
+//! pages and finds lines; `head` tells a signed head of ours from one that somebody made up.
 
 mod call;
 mod facts;
 mod file;
+mod head;
 mod policy;
 mod quota;
 mod read;
@@ -31,8 +32,8 @@ use std::{
 
 use keymoot_storage::metadata::Metadata;
 use keymoot_types::{
-    KeyringId, NodeName,
-    audit::{Entry, Head, NO_LINE, SignedHead, Tip},
+    HolderName, KeyringId, NodeName,
+    audit::{Entry, Head, NO_LINE, Phase, SignedHead, Tip},
 };
 use metrics::{counter, gauge};
 use serde_json::{Map, Value as Json};
@@ -43,6 +44,7 @@ use tokio::{
 
 pub(crate) use self::{
     call::{Caller, Recorded, guarded},
+    head::read_head,
     read::Comparison,
 };
 use self::{
@@ -50,6 +52,17 @@ use self::{
     spill::Spills,
     writer::{Ask, Job, Start, Writer},
 };
+
+/// Why a record is not in the log.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// It may be later.
+    #[error("{0}")]
+    NotNow(String),
+    /// It can be no line, whenever it is tried.
+    #[error("it can be no line: {0}")]
+    Never(String),
+}
 
 /// The longest that anybody waits for a record. What is still on its way then has failed.
 const WAIT: Duration = Duration::from_millis(900);
@@ -81,10 +94,15 @@ struct State {
     failed: Option<String>,
     /// Since when the writer is inside of a call of the file's.
     busy: Option<Instant>,
-    /// Lines are gone, as these heads and the files show, and why that is known.
+    /// Lines are gone, and why that is known; said until the next start, like the two behind it.
     lost: Option<String>,
-    lost_of: Vec<SignedHead>,
+    /// A signed line is in no file that is here.
     unknown: Option<String>,
+    /// What the store had as our signed head was not.
+    distrusted: Option<String>,
+    /// Up to these lines it is said already that some are lost, and known what became of what was signed.
+    lost_to: u64,
+    compared_to: u64,
     tip: Tip,
     /// The newest that was signed, and when.
     signed: Option<SignedHead>,
@@ -124,11 +142,16 @@ impl Shared {
     fn lost(&self, reason: String, of: Option<&SignedHead>) {
         let mut state = self.state();
         state.lost = Some(reason);
-        state.lost_of.extend(of.cloned());
+        state.lost_to = state.lost_to.max(of.map_or(0, |signed| signed.head.seq));
     }
 
     fn unknown(&self, reason: String) {
-        self.state().unknown = Some(reason);
+        self.state().unknown.get_or_insert(reason);
+    }
+
+    fn compared(&self, signed: &Head) {
+        let mut state = self.state();
+        state.compared_to = state.compared_to.max(signed.seq);
     }
 
     fn written(&self, tip: Tip, lines: usize) {
@@ -137,12 +160,12 @@ impl Shared {
     }
 
     /// A job that is not done. Who waits for it decides what becomes of it; a note spills.
-    fn refuse(&self, job: Job, cause: &str) {
+    fn refuse(&self, job: Job, refusal: Refusal) {
         counter!("keymoot_audit_failures_total").increment(1);
         match (job.ack, job.ask) {
             // Whoever asked may have gone and spilled it.
-            (Some(ack), _) => drop(ack.send(Err(cause.into()))),
-            (None, Ask::Append(entry)) => self.spills.spill(&entry, cause),
+            (Some(ack), _) => drop(ack.send(Err(refusal))),
+            (None, Ask::Append(entry)) => self.spills.spill(&entry, &refusal.to_string()),
             (None, _) => {}
         }
     }
@@ -160,8 +183,10 @@ impl Audit {
             failed: Some("the log is still being opened".into()),
             busy: None,
             lost: None,
-            lost_of: vec![],
             unknown: None,
+            distrusted: None,
+            lost_to: 0,
+            compared_to: 0,
             tip: Tip::START,
             signed: None,
             signed_at: Instant::now(),
@@ -206,10 +231,14 @@ impl Audit {
 
     /// Records, durably, before it returns: its number, or why not.
     pub(crate) async fn require(&self, entry: Entry) -> Result<u64, String> {
+        self.record(entry).await.map_err(|refusal| refusal.to_string())
+    }
+
+    async fn record(&self, entry: Entry) -> Result<u64, Refusal> {
         match self.shared.cause() {
             Some(cause) => {
                 counter!("keymoot_audit_failures_total").increment(1);
-                Err(cause)
+                Err(Refusal::NotNow(cause))
             }
             None => self.ask(Ask::Append(entry)).await.map(|tip| tip.seq),
         }
@@ -229,7 +258,7 @@ impl Audit {
             None => self.queue.try_send(job).err().map(|error| (not_sent(error), FULL.to_owned())),
         };
         if let Some((job, cause)) = refused {
-            self.shared.refuse(job, &cause);
+            self.shared.refuse(job, Refusal::NotNow(cause));
         }
     }
 
@@ -240,19 +269,20 @@ impl Audit {
     /// A new file, where the old one was moved away.
     pub(crate) async fn reopen(&self) {
         if let Err(cause) = self.ask(Ask::Reopen).await {
-            tracing::error!(cause, "no new file of the audit log was begun");
+            tracing::error!(%cause, "no new file of the audit log was begun");
         }
     }
 
     /// Writes down what was signed, if it is still the end of the log.
-    pub(crate) async fn checkpoint(&self, signed: SignedHead) -> Result<(), String> {
-        self.ask(Ask::Checkpoint(signed.clone())).await?;
-        let mut state = self.shared.state();
-        // The log is what was signed, and the chain goes on from there.
-        state.unknown = None;
-        state.signed = Some(signed);
-        state.signed_at = Instant::now();
-        Ok(())
+    pub(crate) async fn checkpoint(&self, signed: SignedHead) -> bool {
+        let written = self.ask(Ask::Checkpoint(signed.clone())).await.is_ok();
+        if written {
+            self.shared.compared(&signed.head);
+            let mut state = self.shared.state();
+            state.signed = Some(signed);
+            state.signed_at = Instant::now();
+        }
+        written
     }
 
     /// Whether there is something new to sign, and it is time; `wanted`: somebody asked.
@@ -274,20 +304,31 @@ impl Audit {
         state.signed = state.signed.take().or(signed);
     }
 
-    /// Whether it was found before that the files don't hold this one.
-    pub(crate) fn is_known_lost(&self, signed: &SignedHead) -> bool {
-        self.shared.state().lost_of.contains(signed)
-    }
-
     /// What was signed before is not what lies here.
     pub(crate) async fn declare_lost(&self, signed: SignedHead, reason: String) {
         self.shared.lost(reason.clone(), Some(&signed));
         drop(self.ask(Ask::Lost(signed, reason)).await);
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Tip, String> {
+    /// Nobody can tell whether what was signed before is what lay here. The line keeps what was signed, as a newer
+    /// one takes its place in the store.
+    pub(crate) fn declare_unknown(&self, signed: &SignedHead, reason: String) {
+        self.note(writer::unknown_entry(signed, &reason));
+        self.shared.unknown(reason);
+    }
+
+    /// The store has something as our signed head that is none. It says nothing about the log; somebody put it there.
+    pub(crate) fn distrust(&self, reason: String) {
+        let known = self.shared.state().distrusted.replace(reason.clone()).is_some();
+        if !known {
+            tracing::warn!(reason, "the store's signed head of the audit log is not believed");
+            self.note(Entry::new("head-distrusted", Phase::Note).fact("reason", reason));
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Tip, Refusal> {
         let (ack, mut told) = oneshot::channel();
-        self.queue.try_send(Job { ask, ack: Some(ack) }).map_err(|_| FULL.to_owned())?;
+        self.queue.try_send(Job { ask, ack: Some(ack) }).map_err(|_| Refusal::NotNow(FULL.into()))?;
         let answer = match timeout(WAIT, &mut told).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
@@ -296,7 +337,9 @@ impl Audit {
                 told.try_recv().ok()
             }
         };
-        answer.unwrap_or_else(|| Err(self.shared.cause().unwrap_or_else(|| "its record took too long".into())))
+        answer.unwrap_or_else(|| {
+            Err(Refusal::NotNow(self.shared.cause().unwrap_or_else(|| "its record took too long".into())))
+        })
     }
 
     /// Why nothing can be recorded now.
@@ -310,10 +353,21 @@ impl Audit {
         (hash != NO_LINE).then(|| Head { keyring_id, node: self.node.clone(), seq, hash })
     }
 
-    /// Whether the files still hold what was signed. Reads; not for a runtime's thread.
-    pub(crate) fn compare(&self, signed: &Head) -> std::io::Result<Comparison> {
-        let tip = self.shared.state().tip;
-        read::compare(&self.dir, tip, signed)
+    /// Whether the files still hold what was signed, but for what is known of it already: a loss that is said, and
+    /// a file that was taken away after it was looked into. Reads; not for a runtime's thread.
+    pub(crate) fn compare(&self, signed: &Head) -> Comparison {
+        let (tip, lost_to, compared_to) = {
+            let state = self.shared.state();
+            (state.tip, state.lost_to, state.compared_to)
+        };
+        if signed.seq <= lost_to {
+            return Comparison::Holds;
+        }
+        self.shared.compared(signed);
+        match read::compare(&self.dir, tip, signed) {
+            Comparison::Unknown(_) if signed.seq <= compared_to => Comparison::Holds,
+            found => found,
+        }
     }
 
     /// The lines behind `after`, and where to go on. Reads; not for a runtime's thread.
@@ -343,6 +397,11 @@ impl Audit {
         self.quota.lock().unwrap_or_else(PoisonError::into_inner).admits(from, Instant::now())
     }
 
+    /// Whether one more call with right shares of these holders may be written in full.
+    fn admits_holders(&self, holders: &[HolderName]) -> bool {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner).admits_holders(holders, Instant::now())
+    }
+
     /// What comes round: what was only counted is summed up, what was spilled is moved on.
     pub(crate) async fn keep(&self, metadata: &dyn Metadata) {
         let summary = self.quota.lock().unwrap_or_else(PoisonError::into_inner).summary(Instant::now());
@@ -369,7 +428,13 @@ impl Audit {
         let unknown = state.unknown.as_ref().map(|reason| {
             format!("the audit log could not be compared with its signed head ({reason}): verify it with the files that were taken away")
         });
-        [cause, lost, unknown].into_iter().flatten().collect()
+        let distrusted = state.distrusted.as_ref().map(|reason| {
+            format!(
+                "the metadata store had a signed head of the audit log that this node did not sign ({reason}): look \
+                 into who can write to the store, and compare the log with a head that you kept"
+            )
+        });
+        [cause, lost, unknown, distrusted].into_iter().flatten().collect()
     }
 
     /// Gauges that are read when somebody looks.

@@ -8,8 +8,9 @@ pub(super) enum Policy {
     /// It makes, moves or destroys keys, or changes who may: its intent is on disk before anything is done, or
     /// nothing is done.
     Guarded,
-    /// Guarded if it is for a request that there is. Who guesses at one is refused anyway, and must not fill the disk.
-    GuardedIfKnown,
+    /// Guarded if it brings a holder's right share for a request that is open. Any other changes nothing, and must not
+    /// fill the disk.
+    Consent,
     /// Guarded, unless it makes an older version primary: that is the way back.
     GuardedUnlessBack,
     /// Guarded, and before that a new file is begun where the old one was moved away.
@@ -18,6 +19,8 @@ pub(super) enum Policy {
     Open,
     /// Open, and anybody may call: what became of the parts is recorded, refusals as far as there is room.
     Parts,
+    /// The same, and a right share is taken again and again, so that these too are recorded as far as there is room.
+    Proofs,
 }
 
 /// One row.
@@ -32,7 +35,7 @@ const fn rule(route: Route, event: &'static str, policy: Policy) -> Rule {
     Rule { route, event, policy }
 }
 
-use Policy::{Guarded, GuardedIfKnown, GuardedReload, GuardedUnlessBack, Open, Parts};
+use Policy::{Consent, Guarded, GuardedReload, GuardedUnlessBack, Open, Parts, Proofs};
 
 /// Calls that only look are in no row, but for packages, which are shares.
 static TABLE: [Rule; 25] = [
@@ -40,10 +43,10 @@ static TABLE: [Rule; 25] = [
     rule(routes::UNLOCK_PARTS, "unlock-parts", Parts),
     rule(routes::UNLOCK_RESET, "unlock-reset", Open),
     rule(routes::UNLOCK_DEGRADED, "unlock-degraded", Open),
-    rule(routes::PROVE_PARTS, "prove-parts", Parts),
+    rule(routes::PROVE_PARTS, "prove-parts", Proofs),
     rule(routes::SEAL, "seal", Open),
     rule(routes::REQUESTS, "request", Guarded),
-    rule(routes::REQUEST_CONSENT, "consent", GuardedIfKnown),
+    rule(routes::REQUEST_CONSENT, "consent", Consent),
     rule(routes::REQUEST_CANCEL, "request-cancel", Guarded),
     rule(routes::VERSION_PACKAGES, "packages", Guarded),
     rule(routes::VERSION_ACTIVATE, "activate", GuardedUnlessBack),
@@ -93,7 +96,7 @@ mod tests {
             routes::PROVE_PARTS,
             routes::SEAL,
         ] {
-            assert!(matches!(of(&route).unwrap().policy, Open | Parts), "{route:?}");
+            assert!(matches!(of(&route).unwrap().policy, Open | Parts | Proofs), "{route:?}");
         }
     }
 }

@@ -17,8 +17,6 @@ const PAGE_LINES_MAX: usize = 500;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What is looked at of a file's end at a start: longer than any batch, and than all that may be unsettled.
 const TAIL_BYTES: u64 = 1024 * 1024;
-/// No log gets there: a head that claims more was put into the store by somebody.
-const SEQ_MAX: u64 = 1 << 50;
 /// From here on a search goes on line by line.
 const SEARCH_BYTES: u64 = 4 * LINE_BYTES_MAX as u64;
 
@@ -42,7 +40,7 @@ pub(crate) enum Comparison {
     Holds,
     /// The log was cut or rebuilt.
     Differs(String),
-    /// The line is in a file that was taken away.
+    /// The line is in a file that was taken away, or can't be read.
     Unknown(String),
 }
 
@@ -168,11 +166,12 @@ pub(super) fn page(dir: &Path, after: u64) -> io::Result<Page> {
 }
 
 /// Whether the files still hold what was signed.
-pub(super) fn compare(dir: &Path, tip: Tip, signed: &Head) -> io::Result<Comparison> {
+pub(super) fn compare(dir: &Path, tip: Tip, signed: &Head) -> Comparison {
+    compared(dir, tip, signed).unwrap_or_else(|error| Comparison::Unknown(error.to_string()))
+}
+
+fn compared(dir: &Path, tip: Tip, signed: &Head) -> io::Result<Comparison> {
     let Head { seq, hash, .. } = signed;
-    if *seq > SEQ_MAX {
-        return Ok(Comparison::Unknown(format!("seq {seq} can't have been signed")));
-    }
     if tip.seq < *seq {
         return Ok(Comparison::Differs(format!("the log ends at seq {}, and seq {seq} was signed", tip.seq)));
     }

@@ -66,7 +66,7 @@ pub(super) fn recover(dir: &Path) -> Result<Found, String> {
     let mut good = None;
     if let Some(found) = found {
         tip = found.tip();
-        unsettled = unsettled_of(&found.tail.lines);
+        unsettled = unsettled_of(before(dir, &found)?.iter().chain(&found.tail.lines));
         flaw = found.tail.flaw.clone();
         if found.current && tip != Tip::START {
             good = Some((found.tail.len, found.tail.first_seq));
@@ -92,7 +92,7 @@ pub(super) fn recover(dir: &Path) -> Result<Found, String> {
 }
 
 /// The deeds that were about to be done, and of which nobody knows what became.
-fn unsettled_of(lines: &[Line]) -> Vec<(u64, String)> {
+fn unsettled_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<(u64, String)> {
     let mut open = BTreeMap::new();
     for line in lines {
         if line.phase() == Phase::Intent {
@@ -104,10 +104,55 @@ fn unsettled_of(lines: &[Line]) -> Vec<(u64, String)> {
     open.into_iter().collect()
 }
 
+/// The last lines of the file before the newest one, where that was looked at from its first line on: an intent may
+/// stand there, and its outcome would have come in the newest.
+fn before(dir: &Path, newest: &Newest) -> Result<Vec<Line>, String> {
+    let first = newest.tail.lines.first().map(Line::seq);
+    if first.is_none() || first != newest.tail.first_seq {
+        return Ok(vec![]);
+    }
+    let rotated = read::rotated(dir).map_err(|error| said(dir, &error))?;
+    let Some((_, path)) = rotated.iter().rev().find(|(seq, _)| Some(*seq) < first) else { return Ok(vec![]) };
+    Ok(read::tail(path).map_err(|error| said(path, &error))?.lines)
+}
+
 fn aside(path: &Path) -> PathBuf {
     path.with_extension(format!("jsonl.damaged-{}", wall_clock().as_millisecond()))
 }
 
 fn said(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use keymoot_types::audit::{Chain, Entry};
+
+    use super::*;
+
+    #[test]
+    fn an_intent_before_a_rotation_is_settled_by_the_start_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new("local".parse().unwrap(), "boot", Tip::START);
+        let mut write = |name: &str, entries: &[Entry]| {
+            let mut bytes = Vec::new();
+            for entry in entries {
+                let made = chain.next(wall_clock(), entry).unwrap();
+                chain.advance(&made);
+                bytes.extend_from_slice(&made.bytes);
+            }
+            fs::write(dir.path().join(name), bytes).unwrap();
+        };
+        let intent = |event: &str| Entry::new(event, Phase::Intent);
+        let done = |event: &str, seq: u64| Entry::new(event, Phase::Done).fact("intent", seq);
+        write(
+            "audit-00000000000000000001.jsonl",
+            &[intent("init"), done("init", 1), intent("retire"), intent("abort")],
+        );
+        let unsettled = || recover(dir.path()).unwrap().unsettled;
+        // Killed between the two steps of a rotation.
+        assert_eq!(unsettled(), [(3, "retire".into()), (4, "abort".into())]);
+        write(NAME, &[done("retire", 3), intent("activate")]);
+        assert_eq!(unsettled(), [(4, "abort".into()), (6, "activate".into())]);
+    }
 }

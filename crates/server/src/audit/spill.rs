@@ -19,7 +19,7 @@ use serde_json::{Map, Value as Json, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::Audit;
+use super::{Audit, Refusal};
 use crate::node::wall_clock;
 
 /// Records that wait in memory, and in the store. Beyond that they stand in the system's log alone.
@@ -136,9 +136,10 @@ pub(super) async fn keep(audit: &Audit, metadata: &dyn Metadata) {
     }
 }
 
-/// Whether nothing is left to be done with a record. What can be no line stands in the system's log alone.
+/// Whether nothing is left to be done with a record. What can be no line stands in the system's log alone; what is
+/// only not written now waits for the next round.
 async fn written(audit: &Audit, spilled: Spilled) -> bool {
-    audit.require(spilled.entry()).await.is_ok() || audit.cause().is_none()
+    matches!(audit.record(spilled.entry()).await, Ok(_) | Err(Refusal::Never(_)))
 }
 
 fn next(spills: &Spills) -> Option<Spilled> {
@@ -173,4 +174,48 @@ async fn take_in(audit: &Audit, metadata: &dyn Metadata, record: &Record) -> boo
     };
     written(audit, spilled).await
         && matches!(timeout(STORE_WAIT, metadata.remove(&record.key, record.stamp)).await, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use keymoot_storage::open_metadata;
+
+    use super::*;
+    use crate::audit::{FULL, QUEUE_MAX};
+
+    #[tokio::test]
+    async fn a_record_that_is_only_not_written_now_is_kept_and_one_that_can_be_no_line_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_metadata(&format!("sqlite://{}", dir.path().join("meta.db").display())).unwrap();
+        let audit = Audit::new(dir.path().into(), "local".parse().unwrap(), 1 << 20);
+        let (spills, entry) = (&audit.shared.spills, |event: &str| Entry::new(event, Phase::Done));
+        // While it fails, into the store.
+        spills.spill(&entry("seal"), "it fails");
+        keep(&audit, &*store).await;
+        let stored = async || store.list(&prefix(&audit)).await.unwrap().len();
+        assert_eq!((spills.waiting().len(), stored().await), (0, 1));
+        // It works, and its queue is full: nothing says why it would fail.
+        audit.shared.works();
+        spills.spill(&entry("activate"), "it fails");
+        spills.spill(&entry("not a word"), "it fails");
+        (0..QUEUE_MAX).for_each(|_| audit.note(entry("noted")));
+        assert_eq!((audit.cause(), audit.require(entry("one-more")).await), (None, Err(FULL.into())));
+        keep(&audit, &*store).await;
+        assert_eq!((spills.waiting().len(), stored().await), (2, 1), "nothing is thrown away");
+        // It is written again.
+        audit.begin(None, Map::new()).await;
+        while spills.in_store.load(Ordering::Relaxed) {
+            keep(&audit, &*store).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((spills.waiting().len(), stored().await), (0, 0));
+        let log = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+        let spilled: Vec<Json> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &Json| line["facts"]["spilled"].is_object())
+            .map(|line| line["event"].clone())
+            .collect();
+        assert_eq!(spilled, ["activate", "seal"]);
+    }
 }

@@ -11,13 +11,13 @@ use std::{
 
 use keymoot_types::{
     NodeName,
-    audit::{Chain, Entry, Made, Phase, SignedHead, Tip},
+    audit::{Chain, Entry, EntryError, Made, Phase, SignedHead, Tip},
 };
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::{
-    Shared,
+    Refusal, Shared,
     file::LogFile,
     read::{self, Comparison},
     recover::{self, Found},
@@ -47,7 +47,7 @@ pub(super) enum Ask {
 pub(super) struct Job {
     pub(super) ask: Ask,
     /// Who waits; nobody for what the daemon notes by itself.
-    pub(super) ack: Option<oneshot::Sender<Result<Tip, String>>>,
+    pub(super) ack: Option<oneshot::Sender<Result<Tip, Refusal>>>,
 }
 
 /// What was known when the node started.
@@ -122,7 +122,7 @@ impl Writer {
         while rest.peek().is_some() {
             let Some(live) = self.live.as_mut().filter(|_| self.failing.is_none()) else {
                 let cause = self.shared.cause().unwrap_or_default();
-                rest.for_each(|job| self.shared.refuse(job, &cause));
+                rest.for_each(|job| self.shared.refuse(job, Refusal::NotNow(cause.clone())));
                 return;
             };
             let mut chain = live.chain.clone();
@@ -139,7 +139,7 @@ impl Writer {
                         bytes.extend_from_slice(&line.bytes);
                         made.push((job, line.tip));
                     }
-                    Err(cause) => self.shared.refuse(job, &cause),
+                    Err(refusal) => self.shared.refuse(job, refusal),
                 }
             }
             let Some((_, first)) = made.first() else { continue };
@@ -152,7 +152,7 @@ impl Writer {
                 }
                 Err(cause) => {
                     self.fail(&cause);
-                    made.into_iter().for_each(|(job, _)| self.shared.refuse(job, &cause));
+                    made.into_iter().for_each(|(job, _)| self.shared.refuse(job, Refusal::NotNow(cause.clone())));
                 }
             }
         }
@@ -226,15 +226,19 @@ impl Writer {
         let mut lost = flaw.clone().map(|flaw| (flaw, None));
         if let Some(signed) = &self.start.remembered {
             match read::compare(&self.start.dir, tip, &signed.head) {
-                Ok(Comparison::Differs(reason)) => {
+                Comparison::Differs(reason) => {
                     chain.declare_lost(signed.head.seq);
                     entries.push(lost_entry(signed, &reason, tip));
                     lost = Some((reason, Some(signed)));
                 }
-                Ok(Comparison::Unknown(reason)) => self.shared.unknown(reason),
-                Ok(Comparison::Holds) => {}
-                Err(error) => self.shared.unknown(error.to_string()),
+                Comparison::Unknown(reason) => {
+                    tracing::warn!(reason, "the audit log could not be compared with its signed head");
+                    entries.push(unknown_entry(signed, &reason));
+                    self.shared.unknown(reason);
+                }
+                Comparison::Holds => {}
             }
+            self.shared.compared(&signed.head);
         }
         if let Some(flaw) = flaw {
             entries.push(Entry::log_lost(None, flaw).map_err(|error| error.to_string())?);
@@ -292,9 +296,11 @@ impl Writer {
     }
 
     /// An operator moved the file away, or wants it so: a new one is begun, and the chain goes on in it.
-    fn reopen(&mut self) -> Result<Tip, String> {
+    fn reopen(&mut self) -> Result<Tip, Refusal> {
         let shared = self.shared.clone();
-        let Some(live) = &mut self.live else { return Err(shared.cause().unwrap_or_default()) };
+        let Some(live) = &mut self.live else {
+            return Err(Refusal::NotNow(shared.cause().unwrap_or_default()));
+        };
         let outcome: Result<bool, String> = shared.watched(|| {
             if live.log.path().exists() {
                 return Ok(false);
@@ -316,7 +322,7 @@ impl Writer {
             Ok(false) => {}
             Err(cause) => {
                 self.fail(&cause);
-                return Err(cause);
+                return Err(Refusal::NotNow(cause));
             }
         }
         Ok(tip)
@@ -379,27 +385,40 @@ impl Live {
     }
 }
 
-/// The next line of the chain, which goes on to it.
-fn line(chain: &mut Chain, ask: &Ask) -> Result<Made, String> {
+/// The next line of the chain, which goes on to it; what can be no line leaves it where it is.
+fn line(chain: &mut Chain, ask: &Ask) -> Result<Made, Refusal> {
+    let mut next = chain.clone();
+    let tip = next.tip();
     let entry = match ask {
         Ask::Append(entry) => entry.clone(),
         Ask::Checkpoint(signed) => {
-            let tip = chain.tip();
             if (signed.head.seq, signed.head.hash) != (tip.seq, tip.hash) {
-                return Err("the log went on meanwhile".into());
+                return Err(Refusal::NotNow("the log went on meanwhile".into()));
             }
-            Entry::checkpoint(signed).map_err(|error| error.to_string())?
+            Entry::checkpoint(signed).map_err(never)?
         }
         Ask::Lost(signed, reason) => {
-            let tip = chain.tip();
-            chain.declare_lost(signed.head.seq);
+            next.declare_lost(signed.head.seq);
             lost_entry(signed, reason, tip)
         }
-        Ask::Reopen => return Err("no line".into()),
+        Ask::Reopen => return Err(Refusal::Never("it is none".into())),
     };
-    let made = chain.next(wall_clock(), &entry).map_err(|error| error.to_string())?;
-    chain.advance(&made);
+    let made = next.next(wall_clock(), &entry).map_err(never)?;
+    next.advance(&made);
+    *chain = next;
     Ok(made)
+}
+
+fn never(error: EntryError) -> Refusal {
+    Refusal::Never(error.to_string())
+}
+
+pub(super) fn unknown_entry(signed: &SignedHead, reason: &str) -> Entry {
+    let entry = Entry::new("head-not-found", Phase::Note).fact("reason", reason);
+    match serde_json::to_value(signed) {
+        Ok(signed) => entry.fact("remembered", signed),
+        Err(_) => entry,
+    }
 }
 
 fn lost_entry(signed: &SignedHead, reason: &str, found: Tip) -> Entry {
@@ -408,9 +427,37 @@ fn lost_entry(signed: &SignedHead, reason: &str, found: Tip) -> Entry {
     entry.fact("found", json!({"seq": found.seq, "hash": found.hash}))
 }
 
-fn answer(job: Job, outcome: Result<Tip, String>) {
+fn answer(job: Job, outcome: Result<Tip, Refusal>) {
     if let Some(ack) = job.ack {
         // Whoever asked may be gone.
         drop(ack.send(outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keymoot_types::{Digest, KeyVersion, KeyringId, audit::Head};
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_no_line_leaves_the_chain_where_it_is() {
+        let node: NodeName = "local".parse().unwrap();
+        let mut chain = Chain::new(node.clone(), "boot", Tip::START);
+        let fine = || Ask::Append(Entry::new("seal", Phase::Done));
+        line(&mut chain, &fine()).unwrap();
+        let tip = chain.tip();
+        let lost = |seq: u64| {
+            let head =
+                Head { keyring_id: KeyringId::new([1; 8]), node: node.clone(), seq, hash: Digest::new([2; 32]) };
+            let version = KeyVersion::new(9).unwrap();
+            Ask::Lost(SignedHead { head, version, public_key: [3; 32], signature: [4; 64] }, "it was cut".into())
+        };
+        for bad in [lost(1 << 53), lost(u64::MAX), Ask::Append(Entry::new("not a word", Phase::Done))] {
+            assert!(matches!(line(&mut chain, &bad), Err(Refusal::Never(_))));
+            assert_eq!(chain.tip(), tip);
+        }
+        assert_eq!(line(&mut chain, &lost(100)).unwrap().tip.seq, 101);
+        assert_eq!(line(&mut chain, &fine()).unwrap().tip.seq, 102);
     }
 }

@@ -127,14 +127,7 @@ impl Node {
     }
 
     fn stage_asked(&self, core: &Core, manifest: &Manifest, asked: StageRequest) -> Result<What, Problem> {
-        let unfinished = manifest
-            .versions
-            .iter()
-            .find(|record| matches!(record.state, VersionState::Staged | VersionState::Activating));
-        if let Some(record) = unfinished {
-            let detail = format!("v{} is {} already; activate or abort it first", record.version, record.state);
-            return Err(conflict(detail));
-        }
+        none_unfinished(manifest)?;
         let primary = manifest.version(manifest.primary).ok_or_else(|| conflict("there is no primary"))?;
         let holders = asked.holders.unwrap_or_else(|| holders_now(primary));
         let threshold = asked.threshold.unwrap_or(primary.share_set.threshold);
@@ -158,6 +151,21 @@ impl Node {
         let threshold = threshold.unwrap_or(core.record(version)?.share_set.threshold);
         init::checked_holders(&holders, threshold, &self.config.load())?;
         Ok(NewShares { version, threshold, holders, lost: vec![] })
+    }
+}
+
+/// One version at a time is on its way.
+pub(super) fn none_unfinished(manifest: &Manifest) -> Result<(), Problem> {
+    let unfinished = manifest
+        .versions
+        .iter()
+        .find(|record| matches!(record.state, VersionState::Staged | VersionState::Activating));
+    match unfinished {
+        Some(record) => {
+            let detail = format!("v{} is {} already; activate or abort it first", record.version, record.state);
+            Err(conflict(detail))
+        }
+        None => Ok(()),
     }
 }
 

@@ -3,18 +3,21 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use keymoot_api::{Problem, upkeep::AuditAnswer};
-use keymoot_keyring::verify_signature;
+use keymoot_api::{Problem, unlock::Parts, upkeep::AuditAnswer};
+use keymoot_quorum::judge::{Purpose, judge};
 use keymoot_types::{
     ErrorCode, HolderName, KeyName, KeyVersion, NodeState, VersionState,
     audit::{Entry, Phase, SignedHead},
-    manifest::VersionRecord,
+    manifest::{ManifestDocument, VersionRecord},
 };
 use serde_json::{Map, Value as Json, json};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::{Core, Node, bad_request, internal};
-use crate::audit::Comparison;
+use crate::{
+    audit::{Comparison, read_head},
+    serving::Serving,
+};
 
 const ROUND: Duration = Duration::from_millis(500);
 /// Every so many rounds what was signed is compared.
@@ -75,12 +78,14 @@ impl Node {
     }
 
     /// The newest signed head in the store; an error where the store does not answer, none where it has none that
-    /// is this node's.
+    /// is this node's. It is not told before there is a manifest to tell it by.
     async fn stored_head(&self) -> Result<Option<SignedHead>, ()> {
         let stored = timeout(STORE_WAIT, self.metadata.get(&self.audit_key())).await;
-        let record = stored.map_err(drop)?.map_err(drop)?;
-        let signed = record.and_then(|record| serde_json::from_slice::<SignedHead>(&record.value).ok());
-        Ok(signed.filter(|signed| signed.head.node == self.name))
+        let Some(record) = stored.map_err(drop)?.map_err(drop)? else { return Ok(None) };
+        let core = self.core.lock().await;
+        let Some(document) = &core.adopted else { return Ok(None) };
+        let read = read_head(&record.value, &self.name, document.manifest());
+        Ok(read.map_err(|reason| self.audit.distrust(reason)).ok())
     }
 
     /// Keeps the log: spilled records, checkpoints, comparisons. Ends with [`Node::stop`].
@@ -104,6 +109,8 @@ impl Node {
                     }
                 }
                 if node.audit.checkpoint_due(wanted) {
+                    // A new head takes the place of what the store remembers.
+                    node.compare_audit().await;
                     node.write_checkpoint().await;
                 }
             }
@@ -114,7 +121,7 @@ impl Node {
     pub(super) async fn write_checkpoint(&self) {
         for _ in 0..TRIES {
             let Some(signed) = self.signed_head().await else { return };
-            if self.audit.checkpoint(signed.clone()).await.is_ok() {
+            if self.audit.checkpoint(signed.clone()).await {
                 self.keep_head(&signed).await;
                 return;
             }
@@ -145,35 +152,21 @@ impl Node {
         let Ok(stored) = self.stored_head().await else { return };
         let own = self.audit.signed();
         for signed in [&stored, &own].into_iter().flatten() {
-            if let Some(reason) = self.differs(signed).await {
-                tracing::error!(reason, "the audit log is not what was signed");
-                self.audit.declare_lost(signed.clone(), reason).await;
-                self.audit.checkpoint_soon();
+            let (audit, head) = (self.audit.clone(), signed.head.clone());
+            match tokio::task::spawn_blocking(move || audit.compare(&head)).await {
+                Ok(Comparison::Differs(reason)) => {
+                    tracing::error!(reason, "the audit log is not what was signed");
+                    self.audit.declare_lost(signed.clone(), reason).await;
+                    self.audit.checkpoint_soon();
+                }
+                Ok(Comparison::Unknown(reason)) => self.audit.declare_unknown(signed, reason),
+                Ok(Comparison::Holds) | Err(_) => {}
             }
         }
         match own {
             Some(own) if stored.as_ref() != Some(&own) => self.keep_head(&own).await,
             Some(_) => {}
             None => self.audit.remember(stored),
-        }
-    }
-
-    async fn differs(&self, signed: &SignedHead) -> Option<String> {
-        if self.audit.is_known_lost(signed) {
-            return None;
-        }
-        let by = self.core.lock().await.loaded.get(&signed.version).map(|key| key.public_key());
-        let forged = by.is_some_and(|key| {
-            let right = |canonical: Vec<u8>| verify_signature(&key, &canonical, &signed.signature);
-            !signed.head.canonical().is_ok_and(right)
-        });
-        if forged {
-            return Some(format!("the head that the store remembers was not signed by v{}", signed.version));
-        }
-        let (audit, head) = (self.audit.clone(), signed.head.clone());
-        match tokio::task::spawn_blocking(move || audit.compare(&head)).await {
-            Ok(Ok(Comparison::Differs(reason))) => Some(reason),
-            Ok(Ok(Comparison::Holds | Comparison::Unknown(_)) | Err(_)) | Err(_) => None,
         }
     }
 
@@ -253,10 +246,27 @@ impl Node {
         self.audit.offer(note("stopped")).await;
     }
 
-    /// Whether activating this version is the way back: it is older than the primary.
+    /// Whether activating this version is the way back.
     pub(crate) fn is_way_back(&self, version: &str) -> bool {
-        let primary = self.serving.load().primary;
-        version.parse::<KeyVersion>().is_ok_and(|version| primary.is_some_and(|primary| version < primary))
+        version.parse().is_ok_and(|version| leads_back(&self.serving.load(), version))
+    }
+
+    /// The holders whose right shares a consent brings: none where the request is not open, so that nothing can
+    /// become of it. An import's shares may be known by nothing but the manifest that is its witness.
+    pub(crate) async fn consenting(&self, id: &str, parts: &Parts) -> Vec<HolderName> {
+        let Ok(request) = self.request(id, false).await else { return vec![] };
+        if request.state != "open" {
+            return vec![];
+        }
+        let witness = request.witness.and_then(|text| ManifestDocument::parse(text.trim().as_bytes()).ok());
+        let core = self.core.lock().await;
+        let manifests =
+            [core.adopted.as_ref(), witness.as_ref()].into_iter().flatten().map(ManifestDocument::manifest);
+        let holder = |name: &str, text: &str| {
+            let known = |manifest| judge(manifest, Purpose::Prove, name, text).ok();
+            manifests.clone().find_map(known).map(|part| part.holder)
+        };
+        parts.0.iter().filter_map(|(name, text)| holder(name, text)).collect()
     }
 
     /// `GET audit`.
@@ -272,5 +282,49 @@ impl Node {
             Problem::new(ErrorCode::AuditUnavailable, format!("the audit log can't be read: {error}"))
         })?;
         Ok(AuditAnswer { entries, next, head: self.audit.signed() })
+    }
+}
+
+/// Activating a version that is older than the primary and decrypts already leads back; one that was never in service
+/// does not.
+fn leads_back(serving: &Serving, version: KeyVersion) -> bool {
+    let known = serving.versions.iter().find(|known| known.version == version);
+    serving.primary.is_some_and(|primary| version < primary)
+        && known.is_some_and(|known| known.state == VersionState::DecryptOnly)
+}
+
+#[cfg(test)]
+mod tests {
+    use keymoot_types::KeyId;
+
+    use super::*;
+    use crate::serving::{LastUse, VersionFacts};
+
+    #[test]
+    fn only_an_older_version_that_decrypts_already_is_the_way_back() {
+        let version = |number: u32| number.to_string().parse::<KeyVersion>().unwrap();
+        let states = [
+            (7, VersionState::Retired),
+            (8, VersionState::Staged),
+            (9, VersionState::DecryptOnly),
+            (10, VersionState::Primary),
+            (11, VersionState::DecryptOnly),
+        ];
+        let versions = states.map(|(number, state)| VersionFacts {
+            version: version(number),
+            key_id: KeyId::new([0; 16]),
+            state,
+            retirement: None,
+        });
+        let mut serving = Serving {
+            primary: Some(version(10)),
+            versions: versions.into(),
+            ..Serving::empty(Arc::new(LastUse::default()))
+        };
+        for number in 7..=12 {
+            assert_eq!(leads_back(&serving, version(number)), number == 9, "v{number}");
+        }
+        serving.primary = None;
+        assert!(!leads_back(&serving, version(9)));
     }
 }

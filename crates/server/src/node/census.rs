@@ -84,9 +84,10 @@ impl Node {
 
     /// The censuses that can be believed, oldest first.
     pub(super) async fn censuses(&self, core: &Core) -> Result<Vec<Taken>, Problem> {
+        let primary = core.primary()?;
         let stored = self.metadata.list(PREFIX).await.map_err(|error| store_problem(&error))?;
         let believed = stored.iter().filter_map(|stored| {
-            record::open::<Taken>(&stored.key, &stored.value, &core.loaded)
+            record::open::<Taken>(&stored.key, &stored.value, &primary)
                 .inspect_err(|error| tracing::warn!(%error, "a census is not counted"))
                 .ok()
         });

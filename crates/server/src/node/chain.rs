@@ -7,10 +7,13 @@ use keymoot_quorum::{
     revise,
 };
 use keymoot_storage::metadata::{MetadataError, Record};
-use keymoot_types::{Digest, Manifest, manifest::ManifestDocument};
+use keymoot_types::{
+    Digest, ErrorCode, Manifest,
+    manifest::{ManifestDocument, VersionRecord},
+};
 use std::sync::Arc;
 
-use super::{Core, Node, conflict, files::LastGood, internal, store_problem};
+use super::{Core, Node, conflict, files::LastGood, internal, sealed, store_problem};
 
 pub(super) const PREFIX: &str = "manifest/";
 
@@ -53,8 +56,19 @@ impl Node {
         }
     }
 
+    /// Looks at the store, and takes up what follows.
+    pub(super) async fn follow(&self, core: &mut Core) {
+        let before = core.adopted.as_ref().map(|document| document.manifest().revision);
+        self.look_ahead(core).await;
+        if core.adopted.as_ref().map(|document| document.manifest().revision) != before {
+            self.drop_retired(core);
+            self.follow_moments(core).await;
+            self.rebuild(core);
+        }
+    }
+
     /// Looks at the store: is what was adopted still there, and does anything follow it?
-    pub(super) async fn look_ahead(&self, core: &mut Core) {
+    async fn look_ahead(&self, core: &mut Core) {
         match self.read_ahead(core).await {
             Ok(found) => {
                 core.store_away = None;
@@ -91,7 +105,12 @@ impl Node {
     }
 
     async fn read_ahead(&self, core: &Core) -> Result<Result<Vec<ManifestDocument>, Divergence>, MetadataError> {
-        let Some(adopted) = &core.adopted else { return self.read_head().await };
+        let Some(adopted) = &core.adopted else {
+            return match core.confirmed {
+                Some((revision, digest)) => self.read_confirmed(revision, digest).await,
+                None => self.read_head().await,
+            };
+        };
         let revision = adopted.manifest().revision;
         let Some(stored) = self.metadata.get(&key(revision)).await? else {
             let stored = self.highest_stored().await?;
@@ -132,6 +151,20 @@ impl Node {
         Ok(parse(&record, revision).and_then(|document| {
             if document.manifest().keyring == keyring { Ok(vec![document]) } else { Err(Divergence::OtherKeyring) }
         }))
+    }
+
+    /// What an operator confirmed stays what shares are collected for.
+    async fn read_confirmed(
+        &self,
+        revision: u64,
+        digest: Digest,
+    ) -> Result<Result<Vec<ManifestDocument>, Divergence>, MetadataError> {
+        let stored = self.metadata.get(&key(revision)).await?;
+        let confirmed = stored.and_then(|record| parse(&record, revision).ok());
+        match confirmed.filter(|document| document.digest() == digest) {
+            Some(document) => Ok(Ok(vec![document])),
+            None => self.read_head().await,
+        }
     }
 
     async fn highest_stored(&self) -> Result<u64, MetadataError> {
@@ -192,6 +225,7 @@ impl Node {
     ) -> Result<(), Problem> {
         Self::gates_open(core)?;
         self.alone_under_its_name()?;
+        self.may_write(core)?;
         let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching)
             .map_err(|error| internal(&format!("the next manifest is not well-formed: {error}")))?;
@@ -200,6 +234,30 @@ impl Node {
         self.keep(core, document);
         self.rebuild(core);
         Ok(())
+    }
+
+    /// Only a member writes a revision, and only one that every key which others will ask for can vouch for.
+    fn may_write(&self, core: &Core) -> Result<(), Problem> {
+        if core.loaded.is_empty() {
+            return Err(sealed());
+        }
+        let manifest = core.manifest()?.manifest();
+        if !manifest.members.contains(&self.name) {
+            return Err(conflict(format!("{} is not a member of this keyring; a member adds it", self.name)));
+        }
+        let holds = |record: &VersionRecord| {
+            core.loaded.get(&record.version).is_some_and(|key| key.key_id() == record.key_id)
+                || core.missing.contains(&record.version)
+                || record.given_up.is_some()
+        };
+        match manifest.required().find(|record| !holds(record)) {
+            Some(record) => {
+                let version = record.version;
+                let detail = format!("v{version} is required and not loaded here: submit its shares first");
+                Err(Problem::new(ErrorCode::KeyVersionUnavailable, detail).with_version(version))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Appends to the chain. After an error whose outcome is unknown, what is stored decides.
@@ -212,10 +270,15 @@ impl Node {
         match self.metadata.get(&key).await {
             Ok(Some(record)) if record.value == document.canonical() => Ok(()),
             Ok(Some(_)) => {
-                self.look_ahead(core).await;
+                self.follow(core).await;
                 Err(conflict("another node wrote the next revision first; look again and repeat"))
             }
-            Ok(None) | Err(_) => Err(store_problem(&error)),
+            Ok(None) => Err(store_problem(&error)),
+            Err(_) => {
+                let detail =
+                    format!("it is not known whether it was done: {error}; look at `status` before you repeat it");
+                Err(Problem::new(ErrorCode::StoreUnavailable, detail))
+            }
         }
     }
 
@@ -228,7 +291,12 @@ impl Node {
         if document.digest() != digest {
             return Err(conflict(format!("the digest of revision {revision} is {}", document.digest())));
         }
-        if core.adopted.as_ref().map(ManifestDocument::digest) != Some(digest) {
+        let adopted = core.adopted.as_ref().map(adopt::identity);
+        if adopted.is_some() && adopted != Some((revision, digest)) && core.diverged.is_none() {
+            // Going back to an older revision would bring back shares that were replaced.
+            return Err(conflict("this node follows the store's manifest: there is nothing to confirm"));
+        }
+        if adopted != Some((revision, digest)) {
             self.note_restored(&mut core, "a manifest was confirmed").await?;
         }
         if core.loaded.is_empty() {
@@ -246,7 +314,8 @@ impl Node {
             .map_err(|divergence| conflict(divergence.to_string()))?;
         core.ahead.clear();
         self.keep(&mut core, document);
-        self.look_ahead(&mut core).await;
+        self.follow(&mut core).await;
+        self.drop_retired(&mut core);
         self.rebuild(&mut core);
         Ok(ManifestAnswer { revision, digest })
     }

@@ -21,7 +21,7 @@ const RESTORED: &str = "restored/";
 /// What a restore leaves behind. No node's name has a slash.
 pub(crate) const RESTORED_BACKUP: &str = "restored/by/backup";
 /// What every node saw.
-const SEEN: &str = "seen/";
+pub(super) const SEEN: &str = "seen/";
 
 /// Unknown versions in shares and values, as one node saw them.
 #[derive(Serialize, Deserialize)]
@@ -103,9 +103,7 @@ impl Node {
         let Some(known) = core.adopted.as_ref().and_then(|document| document.manifest().highest()) else {
             return Ok(numbers);
         };
-        if core.loaded.is_empty() {
-            return Ok(numbers);
-        }
+        let Ok(primary) = core.primary() else { return Ok(numbers) };
         self.keep_sightings(core, known).await?;
         for stored in self.metadata.list(SEEN).await? {
             if let Some(seen) = believed(&stored.key, &stored.value, core, known) {
@@ -115,7 +113,7 @@ impl Node {
         }
         let mut newest: Vec<_> = Vec::new();
         for stored in self.metadata.list(census::PREFIX).await?.iter().rev() {
-            let Ok(taken) = record::open::<census::Taken>(&stored.key, &stored.value, &core.loaded) else {
+            let Ok(taken) = record::open::<census::Taken>(&stored.key, &stored.value, &primary) else {
                 continue;
             };
             for source in taken.sources {
@@ -156,6 +154,6 @@ impl Node {
 
 /// A record of sightings that is vouched for and still speaks of a version that is not known.
 fn believed(key: &str, bytes: &[u8], core: &Core, known: KeyVersion) -> Option<Seen> {
-    let seen = record::open::<Seen>(key, bytes, &core.loaded).ok()?;
+    let seen = record::open::<Seen>(key, bytes, &*core.primary().ok()?).ok()?;
     number::is_plausible(known, seen.highest).then_some(seen)
 }

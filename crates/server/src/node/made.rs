@@ -8,9 +8,17 @@ use keymoot_api::{
 };
 use keymoot_keyring::{Validated, stage};
 use keymoot_quorum::{Monotonic, reshare, revise};
-use keymoot_types::{ErrorCode, HolderName, KeyVersion, manifest::VersionRecord};
+use keymoot_types::{
+    ErrorCode, HolderName, KeyVersion,
+    audit::{Entry, Phase},
+    manifest::VersionRecord,
+};
 
-use super::{Core, Node, asked::NewShares, conflict, init, internal, wall_clock};
+use super::{
+    Core, Node,
+    asked::{self, NewShares},
+    conflict, init, internal, wall_clock,
+};
 
 /// How long packages stay in the maker's memory.
 const PACKAGES_FOR: Duration = Duration::from_secs(3600);
@@ -42,6 +50,8 @@ impl Node {
     ) -> Result<KeyVersion, Problem> {
         let config = self.config.load_full();
         let current = core.manifest()?.clone();
+        // Another node may have been asked meanwhile.
+        asked::none_unfinished(current.manifest())?;
         let version =
             revise::next_version(current.manifest(), highest).map_err(|error| conflict(error.to_string()))?;
         let holders = init::checked_holders(holders, threshold, &config)?;
@@ -94,6 +104,13 @@ impl Node {
         if proved.is_empty() {
             return Ok(());
         }
+        // Which shares count from now on: not without a line in the audit log before it.
+        let versions: Vec<_> = proved.iter().map(|version| version.get()).collect();
+        let intent = Entry::new("share-sets-come-into-force", Phase::Intent).fact("versions", versions);
+        if let Err(cause) = self.audit.require(intent).await {
+            let detail = format!("new shares do not come into force while that can't be recorded: {cause}");
+            return Err(Problem::new(ErrorCode::AuditUnavailable, detail));
+        }
         let mut manifest = revise::next(&current);
         for version in &proved {
             reshare::finish(&mut manifest, *version).map_err(|error| conflict(error.to_string()))?;
@@ -123,8 +140,9 @@ impl Node {
         tracing::warn!(version = version.get(), key_id = %key.key_id(), "version imported: it decrypts");
         core.loaded.insert(version, key);
         self.rebuild(core);
+        let manifest = core.manifest()?.manifest().clone();
         for holder in holders {
-            core.proofs.note(version, &holder, set);
+            core.proofs.note(&manifest, version, &holder, set);
         }
         if let Err(problem) = self.write_proofs(core).await {
             tracing::warn!(%problem, "the proofs of an import wait to be recorded");

@@ -14,7 +14,7 @@ impl Node {
     pub(crate) async fn change_members(&self, request: MembersRequest) -> Result<MembersAnswer, Problem> {
         let mut core = self.core.lock().await;
         core.primary()?;
-        self.look_ahead(&mut core).await;
+        self.follow(&mut core).await;
         Self::gates_open(&core)?;
         let mut next = revise::next(core.manifest()?);
         match request {
@@ -29,9 +29,9 @@ impl Node {
             }
             MembersRequest::Destroyed(node) if !next.members.contains(&node) => return Ok(members(&core)),
             MembersRequest::Destroyed(node) => {
-                if self.is_heard_of(&node) {
+                if !self.is_silent(&node) {
                     return Err(conflict(format!(
-                        "{node} sends heartbeats, so it is not destroyed; stop it first"
+                        "it is not known that {node} is silent: stop it, and ask again in a quarter of a minute"
                     )));
                 }
                 next.members.retain(|member| *member != node);

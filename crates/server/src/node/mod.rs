@@ -47,7 +47,7 @@ use keymoot_keyring::Keyring;
 use keymoot_quorum::{
     Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, members::Members, number::Numbers, revise,
 };
-use keymoot_rekey::{Jobs, Setup};
+use keymoot_rekey::{Holder, Jobs, Setup};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{
     Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, heartbeat::BootId,
@@ -132,7 +132,9 @@ impl Node {
         for refused in sources.open(config.source_specs()) {
             tracing::error!(refused, "a source can't be used");
         }
+        let boot = BootId(uuid::Uuid::new_v4().to_string());
         let jobs = Jobs::new(Setup {
+            holder: Holder { node: config.cluster.node.clone(), boot: boot.clone() },
             metadata: metadata.clone(),
             keys: Arc::new(rekey::InService(serving.clone())),
             sources: sources.clone(),
@@ -142,7 +144,6 @@ impl Node {
         });
         let audit =
             Arc::new(Audit::new(config.data_dir.clone(), config.cluster.node.clone(), config.audit.max_bytes));
-        let boot = BootId(uuid::Uuid::new_v4().to_string());
         let members = std::sync::Mutex::new(Members::new(config.cluster.node.clone(), boot));
         let node = Arc::new_cyclic(|this| Self {
             this: this.clone(),
@@ -166,7 +167,7 @@ impl Node {
         {
             let mut core = node.core.lock().await;
             node.load_last_good(&mut core);
-            node.look_ahead(&mut core).await;
+            node.follow(&mut core).await;
             node.rebuild(&mut core);
         }
         node.begin_audit().await;
@@ -202,6 +203,7 @@ impl Node {
             .collect();
         let mut serving = Serving {
             state,
+            revision: manifest.revision,
             primary: Some(manifest.primary),
             versions,
             keys: keys.clone(),
@@ -214,6 +216,8 @@ impl Node {
                 .iter()
                 .filter_map(|version| manifest.version(*version))
                 .all(|record| record.given_up.is_some());
+            // Nobody waits for a node that is no member, and so nothing new may come from it.
+            let encrypts = encrypts && manifest.members.contains(&self.name);
             let primary = Some(manifest.primary).filter(|_| encrypts);
             let keyring = Arc::new(Keyring::new(core.loaded.values().cloned(), primary, &keys));
             core.canaries_failed = failed_canaries(&keyring, &manifest, &keys);

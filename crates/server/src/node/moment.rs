@@ -21,7 +21,7 @@ pub(super) enum Moment {
 }
 
 pub(super) const PREFIX: &str = "moment/";
-const CLOCK: &str = "clock/";
+pub(super) const CLOCK: &str = "clock/";
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -43,7 +43,7 @@ struct LastUse {
     at_ms: u64,
 }
 
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -108,7 +108,7 @@ impl Node {
             Err(_) => return None,
         };
         let believed = stored
-            .and_then(|stored| record::open::<Stored>(&key, &stored.value, &core.loaded).ok())
+            .and_then(|stored| record::open::<Stored>(&key, &stored.value, &*core.primary().ok()?).ok())
             .map(|stored| Duration::from_millis(stored.at_ms));
         if believed.is_none() {
             self.note_moment(core, moment, version).await;
@@ -124,7 +124,8 @@ impl Node {
     pub(super) async fn resume_clock(&self, core: &mut Core) {
         let key = self.clock_key();
         let Ok(stored) = self.metadata.get(&key).await else { return };
-        let stored = stored.and_then(|stored| record::open::<Clock>(&key, &stored.value, &core.loaded).ok());
+        let stored =
+            stored.and_then(|stored| record::open::<Clock>(&key, &stored.value, &*core.primary().ok()?).ok());
         if !core.clock_resumed {
             let before = stored.as_ref().map_or(Duration::ZERO, |clock| Duration::from_millis(clock.total_ms));
             // Time of this boot while it was sealed may already be in the record; it is counted once.
@@ -151,10 +152,17 @@ impl Node {
 
     /// Makes the service time and the last uses durable.
     pub(super) async fn write_clock(&self, core: &mut Core, clean: bool) {
-        if !core.clock_resumed {
-            return;
+        if let Some(bytes) = self.sealed_clock(core, clean) {
+            self.put_clock(&bytes).await;
         }
-        let Ok(primary) = core.primary() else { return };
+    }
+
+    /// The record of them, as long as there is a key to seal it with.
+    pub(super) fn sealed_clock(&self, core: &mut Core, clean: bool) -> Option<Vec<u8>> {
+        if !core.clock_resumed {
+            return None;
+        }
+        let primary = core.primary().ok()?;
         let now = core.service_time(self.now());
         let last_use = self.last_uses(core, now);
         let clock = Clock {
@@ -162,10 +170,11 @@ impl Node {
             clean,
             last_use: last_use.iter().map(|(version, at)| LastUse { version: *version, at_ms: ms(*at) }).collect(),
         };
-        let key = self.clock_key();
-        if let Some(bytes) = record::seal(&key, &clock, &primary)
-            && let Err(error) = self.metadata.put(&key, &bytes).await
-        {
+        record::seal(&self.clock_key(), &clock, &primary)
+    }
+
+    pub(super) async fn put_clock(&self, bytes: &[u8]) {
+        if let Err(error) = self.metadata.put(&self.clock_key(), bytes).await {
             tracing::debug!(%error, "the service time could not be recorded");
         }
     }

@@ -15,7 +15,7 @@ use keymoot_types::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Core, Node, record};
+use super::{Core, Node, moment::ms, record};
 use crate::config::Config;
 
 const PREFIX: &str = "heartbeat/";
@@ -52,7 +52,7 @@ impl Node {
             if stored.key == own {
                 continue;
             }
-            match record::open::<Heartbeat>(&stored.key, &stored.value, &core.loaded) {
+            match record::open::<Heartbeat>(&stored.key, &stored.value, &primary) {
                 // The mac is over the key, which names both.
                 Ok(heard) if stored.key == format!("{PREFIX}{}/{}", heard.node, heard.boot.0) => {
                     let of_earlier_boot = heard.node == self.name;
@@ -244,9 +244,15 @@ impl Node {
             .collect()
     }
 
-    /// Whether anything is heard of a member now, be it from one boot or from two.
-    pub(super) fn is_heard_of(&self, node: &NodeName) -> bool {
-        !matches!(self.members().presence(node), Presence::Unheard | Presence::Lost(_))
+    /// Whether it is known that nothing is heard of a member: after an unlock or a pause of the store that takes a while.
+    pub(super) fn is_silent(&self, node: &NodeName) -> bool {
+        let seen = self.members();
+        seen.can_tell_silence() && matches!(seen.presence(node), Presence::Unheard | Presence::Lost(_))
+    }
+
+    /// What was heard before a seal proves nothing after it.
+    pub(super) fn forget_members(&self) {
+        self.members().interrupted();
     }
 
     /// What is wrong with the members, in sentences; by name only for those who showed a token.
@@ -266,7 +272,7 @@ impl Node {
                     .map(|peer| format!("member {} is missing: {}", peer.node, peer.absent.unwrap_or_default())),
             ),
             false if absent.is_empty() => {}
-            false => needs.push(format!("{} other members are missing; a token shows which", absent.len())),
+            false => needs.push(format!("other members are missing ({}); a token shows which", absent.len())),
         }
         needs
     }
@@ -284,10 +290,6 @@ impl Node {
             }
         }
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn why_absent(presence: &Presence<'_>) -> String {

@@ -1,6 +1,9 @@
 //! `prove`: a share is compared with its digest, recorded and wiped. Activation counts these proofs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use jiff::Timestamp;
 use keymoot_api::{
@@ -8,7 +11,7 @@ use keymoot_api::{
     unlock::{AcceptedPart, PartsAnswer, PartsRequest},
 };
 use keymoot_quorum::judge::{Purpose, judge};
-use keymoot_types::{HolderName, KeyVersion};
+use keymoot_types::{Digest, HolderName, KeyVersion, Manifest, manifest::ShareSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Core, Node, record, store_problem, unlock, wall_clock};
@@ -21,6 +24,8 @@ pub(crate) struct Proof {
     pub(crate) version: KeyVersion,
     pub(crate) holder: HolderName,
     pub(crate) set: u32,
+    /// Of exactly this share set: after a restore of the store another may have the same number.
+    pub(crate) key_check: Digest,
     pub(crate) at: Timestamp,
 }
 
@@ -33,8 +38,13 @@ pub(super) struct Proofs {
 
 impl Proofs {
     /// Notes a proof that can't be recorded yet: a sealed node has no key to vouch with.
-    pub(super) fn note(&mut self, version: KeyVersion, holder: &HolderName, set: u32) {
-        self.unwritten.push(Proof { version, holder: holder.clone(), set, at: wall_clock() });
+    pub(super) fn note(&mut self, manifest: &Manifest, version: KeyVersion, holder: &HolderName, set: u32) {
+        let Some(record) = manifest.version(version) else { return };
+        let mut sets = iter::once(&record.share_set).chain(record.share_set.pending.as_deref());
+        let Some(key_check) = sets.find(|of| of.set == set).map(|of| of.key_check) else { return };
+        // One place a share: however often it is proved while the store is away.
+        self.unwritten.retain(|proof| (proof.version, proof.set, &proof.holder) != (version, set, holder));
+        self.unwritten.push(Proof { version, holder: holder.clone(), set, key_check, at: wall_clock() });
     }
 
     pub(super) fn forget_unwritten(&mut self) {
@@ -42,13 +52,15 @@ impl Proofs {
     }
 
     /// When this holder last proved their share of this set.
-    pub(super) fn of(&self, version: KeyVersion, set: u32, holder: &HolderName) -> Option<&Proof> {
-        self.recorded.get(&(version, set, holder.clone()))
+    pub(super) fn of(&self, version: KeyVersion, set: &ShareSet, holder: &HolderName) -> Option<&Proof> {
+        let proof = self.recorded.get(&(version, set.set, holder.clone()));
+        proof.filter(|proof| proof.key_check == set.key_check)
     }
 
     /// Who has proved this set.
-    pub(super) fn of_set(&self, version: KeyVersion, set: u32) -> BTreeSet<HolderName> {
-        let proofs = self.recorded.values().filter(|proof| (proof.version, proof.set) == (version, set));
+    pub(super) fn of_set(&self, version: KeyVersion, set: &ShareSet) -> BTreeSet<HolderName> {
+        let this = (version, set.set, set.key_check);
+        let proofs = self.recorded.values().filter(|proof| (proof.version, proof.set, proof.key_check) == this);
         proofs.map(|proof| proof.holder.clone()).collect()
     }
 
@@ -62,7 +74,7 @@ impl Core {
     pub(super) fn proved(&self) -> BTreeMap<KeyVersion, BTreeSet<HolderName>> {
         let Some(document) = &self.adopted else { return BTreeMap::new() };
         let versions = document.manifest().versions.iter();
-        versions.map(|record| (record.version, self.proofs.of_set(record.version, record.share_set.set))).collect()
+        versions.map(|record| (record.version, self.proofs.of_set(record.version, &record.share_set))).collect()
     }
 }
 
@@ -78,7 +90,7 @@ impl Node {
             match judge(&manifest, Purpose::Prove, name, text) {
                 Ok(part) => {
                     let version = part.share.version();
-                    core.proofs.note(version, &part.holder, part.set);
+                    core.proofs.note(&manifest, version, &part.holder, part.set);
                     accepted.push(AcceptedPart { version, holder: part.holder });
                 }
                 Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
@@ -110,14 +122,15 @@ impl Node {
         self.finish_reshares(core).await
     }
 
-    /// Reads what was recorded before this boot, and records what this unlock has proved.
+    /// Reads what was recorded before this boot and by other members, and records what was proved here.
     pub(super) async fn load_proofs(&self, core: &mut Core) {
+        let Ok(primary) = core.primary() else { return };
         match self.metadata.list(PREFIX).await {
             Ok(records) => {
                 for stored in records {
-                    match record::open::<Proof>(&stored.key, &stored.value, &core.loaded) {
+                    match record::open::<Proof>(&stored.key, &stored.value, &primary) {
                         Ok(proof) => core.proofs.insert(proof),
-                        Err(error) => tracing::warn!(%error, "a proof is not counted"),
+                        Err(error) => tracing::debug!(%error, "a proof is not counted"),
                     }
                 }
             }

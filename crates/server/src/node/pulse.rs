@@ -61,23 +61,10 @@ impl Node {
         if !core.clock_resumed {
             self.resume_clock(&mut core).await;
         }
-        if let Err(problem) = self.write_proofs(&mut core).await {
-            tracing::debug!(%problem, "proofs wait to be recorded");
-        }
+        self.load_proofs(&mut core).await;
         self.write_clock(&mut core, false).await;
         self.catch_up(&mut core).await;
         self.look_at_holds(&mut core).await;
-    }
-
-    /// Looks at the store, and takes up what follows.
-    pub(super) async fn follow(&self, core: &mut Core) {
-        let before = core.adopted.as_ref().map(|document| document.manifest().revision);
-        self.look_ahead(core).await;
-        if core.adopted.as_ref().map(|document| document.manifest().revision) != before {
-            self.drop_retired(core);
-            self.follow_moments(core).await;
-            self.rebuild(core);
-        }
     }
 
     /// Wipes what the adopted manifest has taken out of use.

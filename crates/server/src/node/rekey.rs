@@ -22,6 +22,10 @@ impl Keys for InService {
     fn declared(&self) -> Vec<KeyVersion> {
         self.0.load().versions.iter().map(|facts| facts.version).collect()
     }
+
+    fn revision(&self) -> u64 {
+        self.0.load().revision
+    }
 }
 
 /// The declared sources, opened: nothing is connected before it is used.
@@ -106,7 +110,8 @@ impl Node {
         });
     }
 
-    /// Jobs that ran go on by themselves, as soon as there is a key.
+    /// Jobs that ran go on by themselves, as soon as there is a key; so do those of other nodes, as far as their leases
+    /// are to be had.
     pub(crate) fn resume_jobs(&self) {
         let Some(node) = self.this.upgrade() else { return };
         self.tasks.spawn(async move {
@@ -116,10 +121,9 @@ impl Node {
                         tracing::info!(%id, "rekey job goes on at its checkpoint");
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "jobs could not be looked up: restart the daemon to resume them")
-                }
+                Err(error) => tracing::warn!(%error, "jobs could not be looked up yet"),
             }
+            node.jobs.follow().await;
         });
     }
 }

@@ -143,7 +143,7 @@ impl Node {
         let mut core = self.core.lock().await;
         core.primary()?;
         // Holders are not to be asked for what can't be recorded now.
-        self.look_ahead(&mut core).await;
+        self.follow(&mut core).await;
         Self::gates_open(&core)?;
         self.alone_under_its_name()?;
         if let Some(why) = &core.store_away {
@@ -249,6 +249,10 @@ impl Node {
         unlock::bounded(&parts)?;
         let mut core = self.core.lock().await;
         core.primary()?;
+        known(&core, id)?;
+        // Nobody consents to what can't be done now.
+        self.follow(&mut core).await;
+        Self::gates_open(&core)?;
         let now = self.now();
         let manifest = core.manifest()?.manifest().clone();
         let open = known(&core, id)?;
@@ -272,20 +276,21 @@ impl Node {
                 Ok(Consented { version, holder }) => {
                     tracing::info!(id, %holder, "consent given");
                     if let Some(record) = manifest.version(version) {
-                        core.proofs.note(version, &holder, record.share_set.set);
+                        core.proofs.note(&manifest, version, &holder, record.share_set.set);
                     }
                     accepted.push(AcceptedPart { version, holder });
                 }
                 Err(refusal) => rejected.push(unlock::rejection(refusal, named)),
             }
         }
-        let mut staged = false;
-        if !accepted.is_empty() {
-            if let Err(problem) = self.write_proofs(&mut core).await {
-                tracing::warn!(%problem, "the proofs in these consents wait to be recorded");
-            }
-            staged = self.done_with_enough(&mut core).await?;
+        if !accepted.is_empty()
+            && let Err(problem) = self.write_proofs(&mut core).await
+        {
+            tracing::warn!(%problem, "the proofs in these consents wait to be recorded");
         }
+        // Where it could not be done before, consenting once more does it.
+        let again = core.request.as_ref().is_some_and(|open| matches!(open.giving, Giving::Consents(_)));
+        let staged = (again || !accepted.is_empty()) && self.done_with_enough(&mut core).await?;
         let open = known(&core, id)?;
         let (needed, have, version) = (open.needed(&manifest), open.have(), open.done);
         let parts = self.parts_answer(&core, accepted, rejected, named);
@@ -325,17 +330,25 @@ impl Node {
             core.request = Some(open);
             return Ok(false);
         }
-        // The shares are wiped: after a failure holders must be asked again, and so the request is gone.
-        let done = match (&open.what, imported) {
+        let outcome = match (&open.what, imported) {
             (What::Stage { threshold, holders, highest }, _) => {
-                self.make_staged(core, *threshold, holders, *highest).await?
+                self.make_staged(core, *threshold, holders, *highest).await
             }
-            (What::Reshare(new) | What::Replace(new), _) => self.make_reshared(core, new).await?,
-            (What::RetireOverride(asked), _) => {
-                self.retire_by_override(core, asked.version, &asked.reason).await?
+            (What::Reshare(new) | What::Replace(new), _) => self.make_reshared(core, new).await,
+            (What::RetireOverride(asked), _) => self.retire_by_override(core, asked.version, &asked.reason).await,
+            (What::Import(_), Some((key, record))) => self.take_up(core, key, record).await,
+            (What::Import(_), None) => Err(internal("an import ended without a version")),
+        };
+        let done = match outcome {
+            Ok(done) => done,
+            Err(problem) => {
+                // Who has consented is still known, and another node that was faster is no reason to ask them again.
+                // Of an import the shares are gone; and what the store may or may not have is not done twice.
+                if problem.code == ErrorCode::Conflict && matches!(open.giving, Giving::Consents(_)) {
+                    core.request = Some(open);
+                }
+                return Err(problem);
             }
-            (What::Import(_), Some((key, record))) => self.take_up(core, key, record).await?,
-            (What::Import(_), None) => return Err(internal("an import ended without a version")),
         };
         let staged = matches!(open.what, What::Stage { .. });
         open.giving = Giving::Done(holders);

@@ -19,12 +19,15 @@ use keymoot_rekey::{
     Sources as _,
     certificate::{Certificate, CertifiedCensus, Evidence, MaxAge},
 };
-use keymoot_types::{KeyVersion, Manifest, NodeName, SourceName, VersionState};
+use keymoot_types::{
+    KeyVersion, Manifest, NodeName, SourceName, VersionState,
+    audit::{Entry, Phase},
+};
 use serde_json::Value as Json;
 
 use super::{
-    Core, Node, bad_request, census, census::Taken, conflict, init, internal, moment, moment::Moment, prove,
-    record, rotate, store_problem, wall_clock,
+    Core, Node, bad_request, census::Taken, conflict, init, internal, moment::Moment, rotate, store_problem,
+    wall_clock,
 };
 
 const CERTIFICATES: &str = "certificate/";
@@ -51,7 +54,7 @@ impl Node {
     pub(crate) async fn retire(&self, version: KeyVersion, request: RetireRequest) -> Result<StepAnswer, Problem> {
         let mut core = self.core.lock().await;
         core.primary()?;
-        self.look_ahead(&mut core).await;
+        self.follow(&mut core).await;
         Self::gates_open(&core)?;
         match core.record(version)?.state {
             VersionState::Retired => return Ok(rotate::step_answer(&core, version, request.dry_run)),
@@ -223,8 +226,6 @@ impl Node {
         for source in next.declared.sources.iter_mut().filter(|source| looked.gone.contains(&source.name)) {
             source.gone.get_or_insert(at);
         }
-        // What v9 vouched for must be believed when v9 is gone.
-        self.vouch_anew(core).await?;
         let certificate = self.certificate(core, &manifest, version, looked, next.revision, at)?;
         let key = format!("{CERTIFICATES}{:010}", version.get());
         let bytes =
@@ -261,7 +262,6 @@ impl Node {
         let mut next = revise::next(core.manifest()?);
         revise::retire(&mut next, version, Some(reason.into()), wall_clock())
             .map_err(|error| conflict(error.to_string()))?;
-        self.vouch_anew(core).await?;
         self.publish_retirement(core, next, version).await?;
         tracing::warn!(version = version.get(), reason, "retired without evidence, by the holders' consent");
         Ok(version)
@@ -315,23 +315,6 @@ impl Node {
         }))
     }
 
-    /// Seals every record that a gate believes with the primary.
-    async fn vouch_anew(&self, core: &Core) -> Result<(), Problem> {
-        let primary = core.primary()?;
-        for prefix in [prove::PREFIX, census::PREFIX, moment::PREFIX] {
-            for stored in self.metadata.list(prefix).await.map_err(|error| store_problem(&error))? {
-                let Ok(payload) = record::open::<Json>(&stored.key, &stored.value, &core.loaded) else { continue };
-                if let Some(bytes) = record::seal(&stored.key, &payload, &primary) {
-                    self.metadata
-                        .swap(&stored.key, Some(stored.stamp), &bytes)
-                        .await
-                        .map_err(|error| store_problem(&error))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Ends a hold that is over, once one more conclusive census shows no value of the version.
     pub(super) async fn end_hold(&self, core: &mut Core, version: KeyVersion, over: Duration) {
         let Ok(censuses) = self.censuses(core).await else { return };
@@ -354,6 +337,11 @@ impl Node {
                 self.spawn_censuses(1, None);
             }
             return;
+        }
+        // It destroys for ever: not without a line in the audit log before it.
+        let intent = Entry::new("hold-ends", Phase::Intent).fact("version", version.get());
+        if let Err(cause) = self.audit.require(intent).await {
+            return tracing::warn!(cause, "a hold does not end while that can't be recorded");
         }
         let mut next = revise::next(&document);
         if let Some(retirement) = next.version_mut(version).and_then(|record| record.retirement.as_mut()) {

@@ -13,7 +13,7 @@ use keymoot_quorum::{
 };
 use keymoot_types::{KeyVersion, Manifest, NodeName, VersionState, manifest::VersionRecord};
 
-use super::{Core, Node, conflict, lock::Guard, moment::Moment, wall_clock};
+use super::{Core, Node, bad_request, conflict, lock::Guard, moment::Moment, wall_clock};
 
 pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
     missing
@@ -36,7 +36,14 @@ impl Node {
         // Sources are read before the lock is taken: a slow database must not hold up a ceremony.
         let samples_failed = self.sample_sources().await;
         let mut core = self.core.lock().await;
-        self.look_ahead(&mut core).await;
+        self.follow(&mut core).await;
+        self.load_proofs(&mut core).await;
+        if !is_degraded(&core) {
+            core.primary()?;
+        }
+        if is_excluded(&request, &self.name) {
+            return Err(bad_request(format!("{} is the node that answers; ask another to exclude it", self.name)));
+        }
         let record = core.record(version)?.clone();
         let manifest = core.manifest()?.manifest().clone();
         match record.state {
@@ -79,7 +86,9 @@ impl Node {
         }
         let before = core.manifest()?.manifest().primary;
         self.forget_moment(Moment::Stopped, version).await?;
+        let believed = self.believed_records(&core).await?;
         self.swap_state(&mut core, version, VersionState::Primary).await?;
+        self.vouch_anew(&core, believed).await;
         self.note_moment(&mut core, Moment::Stopped, before).await;
         self.catch_up(&mut core).await;
         tracing::info!(
@@ -137,6 +146,8 @@ impl Node {
             drop(core);
             tokio::time::sleep(ADOPTION_LOOK).await;
             core = self.core.lock().await;
+            // It may have been sealed meanwhile. The version stays activating: another node goes on with it.
+            core.primary()?;
         }
     }
 

@@ -80,7 +80,7 @@ impl Node {
                     recipient: holder.recipient.clone(),
                     proved_at: core
                         .proofs
-                        .of(record.version, record.share_set.set, &holder.name)
+                        .of(record.version, &record.share_set, &holder.name)
                         .map(|proof| proof.at),
                 })
                 .collect(),
@@ -175,7 +175,7 @@ fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {
             _ => {}
         }
         if let Some(pending) = &record.share_set.pending {
-            let proved = core.proofs.of_set(version, pending.set).len();
+            let proved = core.proofs.of_set(version, pending).len();
             needs.push(format!(
                 "v{version} has new shares: {proved} of {} holders have proved theirs; until then the old shares count",
                 enough(pending)
@@ -213,7 +213,8 @@ fn needs_of_holders(core: &Core, manifest: &Manifest) -> Vec<String> {
     }
     let due = last_proofs(core, manifest).iter().filter(|proof| proof.drill_due).count();
     if due > 0 {
-        needs.push(format!("the yearly drill: {due} shares were not proved for a year (`keymoot holder prove`)"));
+        let shares = if due == 1 { "1 share was" } else { &format!("{due} shares were") };
+        needs.push(format!("the yearly drill: {shares} not proved for a year (`keymoot holder prove`)"));
     }
     for record in manifest.required() {
         let known = record.share_set.holders.len();
@@ -251,8 +252,7 @@ fn last_proofs(core: &Core, manifest: &Manifest) -> Vec<LastProof> {
     records
         .flat_map(|record| record.share_set.holders.iter().map(move |holder| (record, holder)))
         .map(|(record, holder)| {
-            let proved_at =
-                core.proofs.of(record.version, record.share_set.set, &holder.name).map(|proof| proof.at);
+            let proved_at = core.proofs.of(record.version, &record.share_set, &holder.name).map(|proof| proof.at);
             LastProof {
                 version: record.version,
                 holder: holder.name.clone(),

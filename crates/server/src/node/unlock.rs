@@ -30,7 +30,7 @@ impl Node {
                 Ok(part) => {
                     any_right = true;
                     tracing::info!(version = part.version.get(), holder = %part.holder, "part accepted");
-                    core.proofs.note(part.version, &part.holder, part.set);
+                    core.proofs.note(&manifest, part.version, &part.holder, part.set);
                     accepted.push(AcceptedPart { version: part.version, holder: part.holder });
                     if part.validated {
                         tracing::info!(version = part.version.get(), "root key rebuilt and its key check equal");
@@ -122,6 +122,7 @@ impl Node {
         self.remember_unlocked().await;
         self.resume_clock(core).await;
         self.load_proofs(core).await;
+        self.drop_retired(core);
         self.rebuild(core);
         self.catch_up(core).await;
         self.sample_in_background();
@@ -139,8 +140,11 @@ impl Node {
         let Core { missing, loaded, .. } = core;
         missing.retain(|version| !loaded.contains_key(version));
         self.adopt_ahead(core);
+        self.load_proofs(core).await;
+        self.drop_retired(core);
         self.rebuild(core);
         self.catch_up(core).await;
+        self.sample_in_background();
     }
 
     /// `unlock/degraded`: an operator names versions as lost, for this boot.
@@ -195,7 +199,8 @@ impl Node {
     /// `seal`: wipes every key.
     pub(crate) async fn seal(&self) {
         let mut core = self.core.lock().await;
-        self.write_clock(&mut core, true).await;
+        // Sealed with the key, and written once the key is gone: wiping waits for no store.
+        let clock = self.sealed_clock(&mut core, true);
         core.loaded.clear();
         core.unlock = Default::default();
         core.missing.clear();
@@ -203,8 +208,13 @@ impl Node {
         core.request = None;
         core.clock_resumed = false;
         core.canaries_failed.clear();
+        self.forget_members();
         self.rebuild(&mut core);
         tracing::info!("sealed: every key was wiped");
+        drop(core);
+        if let Some(bytes) = clock {
+            self.put_clock(&bytes).await;
+        }
     }
 }
 

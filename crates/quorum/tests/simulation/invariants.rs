@@ -1,0 +1,182 @@
+//! What must hold at every step, judged from outside with knowledge that no node has.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use keymoot_types::{KeyId, KeyVersion, Manifest, NodeName, Value, Verdict, VersionState};
+
+use crate::{
+    node::Node,
+    store::Doc,
+    world::{NODES, Slot, World},
+};
+
+/// What only the simulation knows.
+#[derive(Default)]
+pub(crate) struct Truth {
+    /// The first invariant that was broken, and how.
+    pub(crate) broken: Option<String>,
+    /// To which key every number was given.
+    numbers: BTreeMap<KeyVersion, KeyId>,
+    /// The state of each version in the newest stored manifest.
+    states: BTreeMap<KeyVersion, VersionState>,
+    /// Members that an operator went on without, by version.
+    excluded: BTreeSet<(KeyVersion, NodeName)>,
+    /// How often the cluster came how far.
+    pub(crate) deeds: BTreeMap<String, u64>,
+}
+
+impl Truth {
+    pub(crate) fn highest(&self) -> Option<KeyVersion> {
+        self.numbers.keys().next_back().copied()
+    }
+}
+
+impl World {
+    pub(crate) fn broke(&mut self, what: impl fmt::Display) {
+        self.say(format_args!("BROKEN: {what}"));
+        let told = format!("at {}: {what}", self.now);
+        self.truth.broken.get_or_insert(told);
+    }
+
+    pub(crate) fn exclude(&mut self, version: KeyVersion, nodes: &[NodeName]) {
+        self.truth.excluded.extend(nodes.iter().map(|node| (version, node.clone())));
+    }
+
+    /// A value was just made: whoever serves can open it, unless an operator went on without them.
+    pub(crate) fn check_opens(&mut self, by: usize, value: &Value) {
+        let version = value.version();
+        for at in 0..NODES {
+            let slot = &self.slots[at];
+            let excluded = self.truth.excluded.contains(&(version, slot.name.clone()));
+            if slot.serving.keyring.is_none() || (excluded && at != by) {
+                continue;
+            }
+            let verdict = slot.serving.verdict(value);
+            if verdict != Verdict::Valid {
+                let (maker, name) = (self.slots[by].name.clone(), slot.name.clone());
+                return self.broke(format_args!("{maker} made a value of v{version}, and to {name} it is {verdict}"));
+            }
+        }
+    }
+
+    /// A revision entered the store.
+    pub(crate) fn check_stored(&mut self, document: &Doc) {
+        let manifest = document.document.manifest();
+        self.say(format_args!("revision {} is stored: {}", manifest.revision, summary(manifest)));
+        let primaries = manifest.versions.iter().filter(|record| record.state == VersionState::Primary);
+        if primaries.map(|record| record.version).ne([manifest.primary]) {
+            self.broke("not exactly one version is primary");
+        }
+        for record in &manifest.versions {
+            let version = record.version;
+            if *self.truth.numbers.entry(version).or_insert(record.key_id) != record.key_id {
+                self.broke(format_args!("the number v{version} was given to two keys"));
+            }
+            let before = self.truth.states.insert(version, record.state);
+            if before != Some(record.state) {
+                *self.truth.deeds.entry(record.state.to_string()).or_default() += 1;
+            }
+            if record.state == VersionState::Retired && before == Some(VersionState::DecryptOnly) {
+                self.check_retired(version);
+            }
+        }
+    }
+
+    fn check_retired(&mut self, version: KeyVersion) {
+        if self.values.need(version) {
+            self.broke(format_args!("v{version} was retired, and a value of it is needed"));
+        }
+        let writes = |slot: &&Slot| {
+            slot.serving.keyring.as_ref().and_then(|keyring| keyring.primary()) == Some(version)
+        };
+        if let Some(name) = self.slots.iter().find(writes).map(|slot| slot.name.clone()) {
+            self.broke(format_args!("v{version} was retired, and {name} may write it yet"));
+        }
+    }
+
+    /// A node makes a manifest its own.
+    pub(crate) fn check_kept(&mut self, node: &Node, document: &Doc, by_word: bool) {
+        let before = node.adopted.as_ref().map_or(0, |adopted| adopted.revision());
+        if document.revision() <= before && !by_word {
+            self.broke(format_args!("{} goes from revision {before} to {}", node.name, document.revision()));
+        }
+    }
+
+    /// A message of long ago was delivered.
+    pub(crate) fn check_late(&mut self, before: Option<Doc>, after: Option<Doc>) {
+        let (Some(before), Some(after)) = (before, after) else { return };
+        let moved = before.digest != after.digest;
+        let follows = after.document.manifest().previous == Some(before.digest);
+        if moved && !(follows && after.revision() == before.revision() + 1) {
+            self.broke(format_args!("a late write made {} of {}", after.revision(), before.revision()));
+        }
+    }
+
+    /// At the end of every step.
+    pub(crate) fn check(&mut self) {
+        for at in 0..NODES {
+            let slot = &self.slots[at];
+            let Some(node) = &slot.node else { continue };
+            let Some(adopted) = node.adopted.clone() else { continue };
+            let name = slot.name.clone();
+            let served = slot.serving.revision;
+            if slot.serving.keyring.is_some() && served != adopted.revision() {
+                let revision = adopted.revision();
+                self.broke(format_args!("{name} has adopted {revision} and serves by {served}"));
+            }
+            self.check_shares(&name, &adopted);
+            self.check_same(at, &adopted);
+        }
+        if let Some(head) = self.store.head() {
+            self.check_shares("the store", &head);
+        }
+    }
+
+    /// Two nodes at one revision have the same manifest, unless one says that it does not follow; both have looked.
+    fn check_same(&mut self, at: usize, adopted: &Doc) {
+        let settled = |node: &Node| node.looked_at > self.store.changed_at && node.diverged.is_none();
+        if !self.slots[at].node.as_deref().is_some_and(settled) {
+            return;
+        }
+        for other in at + 1..NODES {
+            let Some(node) = self.slots[other].node.as_deref().filter(|node| settled(node)) else { continue };
+            let Some(theirs) = &node.adopted else { continue };
+            if theirs.revision() == adopted.revision() && theirs.digest != adopted.digest {
+                let revision = adopted.revision();
+                return self.broke(format_args!("two nodes have two revisions {revision}, and neither says so"));
+            }
+        }
+    }
+
+    /// For every version that an unlock requires, a threshold of holders have shares in force.
+    fn check_shares(&mut self, of: impl fmt::Display, document: &Doc) {
+        for record in document.document.manifest().required() {
+            let set = &record.share_set;
+            let has = |index: &usize| {
+                let mut parts = self.holders[*index].parts.iter();
+                parts.any(|part| set.holders.iter().any(|holder| holder.digest == part.digest))
+            };
+            let have = (0..self.holders.len()).filter(has).count();
+            if have < usize::from(set.threshold) {
+                let (version, needed) = (record.version, set.threshold);
+                let of = of.to_string();
+                return self.broke(format_args!(
+                    "{of} asks for {needed} shares of v{version}, set {}, and holders have {have}",
+                    set.set
+                ));
+            }
+        }
+    }
+}
+
+fn summary(manifest: &Manifest) -> String {
+    let of = |record: &keymoot_types::manifest::VersionRecord| {
+        let set = &record.share_set;
+        let pending = set.pending.as_ref().map_or(String::new(), |pending| format!("+{}", pending.set));
+        format!("v{} {} set {}{pending}", record.version, record.state, set.set)
+    };
+    manifest.versions.iter().map(of).collect::<Vec<_>>().join(", ")
+}
