@@ -14,4 +14,5 @@ mod harness;
 
 mod activation;
 mod cluster;
+mod rekey;
 mod together;

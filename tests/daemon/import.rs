@@ -5,7 +5,7 @@ use std::fs;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value as Json, json};
 
-use crate::harness::World;
+use crate::{audit, harness::World};
 
 /// Files of the data directory and the store, as they are now.
 fn copied(world: &World) -> Vec<(std::path::PathBuf, Vec<u8>)> {
@@ -105,6 +105,8 @@ fn a_forgotten_version_comes_back_by_the_manifest_that_was_lost_and_its_own_shar
     is_back(&world, &values);
     let names = world.get("/v1/versions")["versions"][1]["holders"].clone();
     assert_eq!(names.as_array().unwrap().len(), 5, "a manifest knows all of its holders");
+    let consent = audit::last(&audit::whole(&world), "consent", "done").clone();
+    assert!(consent["facts"]["intent"].is_u64(), "its intent came before it: {consent}");
 }
 
 #[test]

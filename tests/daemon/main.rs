@@ -19,6 +19,8 @@ mod audit;
 mod audit_crashes;
 mod audit_cut;
 mod audit_faults;
+mod audit_floods;
+mod audit_heads;
 mod bad_input;
 mod ceremony_crashes;
 mod crashes;

@@ -1,65 +1,10 @@
 //! An independent implementation, `tests/oracle.py`, reads what the daemon writes and writes what it reads.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value as Json, json};
 
+pub use crate::harness::oracle::*;
 use crate::harness::{KEY, SOURCE, World, make_table};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/oracle.py");
-
-/// Asks the oracle. It needs Python 3.9 or later and nothing else.
-pub fn ask(command: &str, request: &Json) -> Result<Json, String> {
-    let python = std::env::var_os("KEYMOOT_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut child = Command::new(&python)
-        .arg(SCRIPT)
-        .arg(command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{python:?} did not start ({error}): install python3, or name it in KEYMOOT_TEST_PYTHON")
-        });
-    child.stdin.take().unwrap().write_all(request.to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    if output.status.success() {
-        Ok(serde_json::from_slice(&output.stdout).unwrap())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
-#[track_caller]
-pub fn answer(command: &str, request: &Json) -> Json {
-    ask(command, request).unwrap_or_else(|error| panic!("the oracle says: {error}"))
-}
-
-/// Two shares of each of these versions: enough to open everything.
-pub fn shares(world: &World, versions: &[u32]) -> Json {
-    versions.iter().flat_map(|version| [1, 2].map(|holder| world.share(*version, holder))).collect()
-}
-
-/// Share texts with a right checksum and any content.
-pub fn crafted(shares: &Json) -> Vec<String> {
-    serde_json::from_value(answer("shares", shares)).unwrap()
-}
-
-/// Opens every row of `tokens` by two shares a version and compares with what is known.
-#[track_caller]
-pub fn check_table(world: &World, versions: &[u32], expected: Vec<Json>) -> Json {
-    answer(
-        "table",
-        &json!({
-            "shares": shares(world, versions), "db": world.path("app.db"), "key": KEY,
-            "sql": "SELECT id, token FROM tokens", "expected": expected,
-        }),
-    )
-}
 
 fn unlocked() -> World {
     let mut world = World::new("");

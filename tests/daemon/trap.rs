@@ -23,7 +23,11 @@ impl Trap {
         // It is quiet, so that it is attached is seen in the daemon itself.
         let status = format!("/proc/{}/task", world.pid());
         world.until("strace is attached to every thread", || {
-            assert!(child.try_wait().unwrap().is_none(), "strace ended: {}", said(&mut child));
+            if child.try_wait().unwrap().is_some() {
+                // What comes round in the daemon may have made the call before every thread was looked at.
+                assert!(dies(world.pid()), "strace ended: {}", said(&mut child));
+                return Some(());
+            }
             let traced = std::fs::read_dir(&status).unwrap().all(|task| {
                 let status = task.ok().and_then(|task| std::fs::read_to_string(task.path().join("status")).ok());
                 status.is_none_or(|status| !status.contains("TracerPid:\t0\n"))
@@ -58,6 +62,14 @@ pub fn is_dead(pid: u32) -> bool {
             let status = task.ok().and_then(|task| std::fs::read_to_string(task.path().join("status")).ok());
             status.is_none_or(|status| status.contains("State:\tZ") || status.contains("State:\tX"))
         })
+}
+
+/// Whether a process dies within some seconds: a tracer holds its last threads for a moment.
+pub fn dies(pid: u32) -> bool {
+    (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        is_dead(pid)
+    })
 }
 
 fn said(child: &mut Child) -> String {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
+pub mod oracle;
 pub mod proxy;
 pub mod servers;
 

@@ -13,8 +13,11 @@ use serde_json::json;
 
 use crate::{
     cluster::missing,
-    fleet::{Ends, Fleet, OfNode, while_asked},
-    harness::{World, proxy::{Proxy, Rule}},
+    fleet::{Ends, Fleet, OfNode, set_all, until_all_follow, until_manifests_are, while_asked},
+    harness::{
+        World,
+        proxy::{Proxy, Rule},
+    },
 };
 
 /// How often every link comes and goes.
@@ -24,8 +27,8 @@ const UP: Duration = Duration::from_millis(1500);
 
 /// The most connections of one node in any second, and in a second on average: each outage begins with a few quick
 /// tries, and none is made for each of those who ask meanwhile, which are dozens in a second.
-const BURST_MAX: f64 = 16.0;
-const AVERAGE_MAX: f64 = 4.0;
+const BURST_MAX: f64 = 12.0;
+const AVERAGE_MAX: f64 = 2.0;
 
 /// What db1 says of a member that is not there.
 fn absence(nodes: &[World], member: &str) -> Option<String> {
@@ -81,7 +84,7 @@ fn nothing_was_missed(answers: &[OfNode]) {
         assert_eq!(supervisor.bad, Vec::<String>::new());
         assert_eq!(operator.bad, Vec::<String>::new());
         let returns = supervisor.origins.windows(2).filter(|pair| pair[1] == "store").count();
-        assert!(returns >= 3, "the store came back {returns} times: {:?}", supervisor.origins);
+        assert!(returns >= 2, "the store came back {returns} times: {:?}", supervisor.origins);
     }
 }
 
@@ -94,13 +97,9 @@ fn no_node_needs_help_while_links_flap_and_the_store_dies_and_a_member_that_flap
         while_asked(nodes, values, || {
             // The links of all of them, in turn cut off and without an answer.
             for flap in 0..FLAPS {
-                for link in links.iter() {
-                    link.set(if flap % 2 == 0 { Rule::Refuse } else { Rule::BlackHole });
-                }
+                set_all(links, if flap % 2 == 0 { &Rule::Refuse } else { &Rule::BlackHole });
                 thread::sleep(DOWN);
-                for link in links.iter() {
-                    link.set(Rule::Pass);
-                }
+                set_all(links, &Rule::Pass);
                 thread::sleep(UP);
             }
             flap_until_held_down(nodes, &links[2]);
@@ -110,25 +109,19 @@ fn no_node_needs_help_while_links_flap_and_the_store_dies_and_a_member_that_flap
             assert!(told.contains("came back"), "{told}");
 
             store.kill();
-            for node in nodes {
-                node.until("the store is missed", || (node.get("/v1/status")["manifest"] == "last-good").then_some(()));
-            }
+            until_manifests_are(nodes, "last-good");
             store.restart();
-            for node in nodes {
-                node.until("the store is back", || (node.get("/v1/status")["manifest"] == "store").then_some(()));
-            }
-            nodes[0].until("db3 has stayed, and the gate opens", || {
-                let answer = cluster.activate(10, json!({}));
-                assert!(matches!(answer.status, 200 | 409), "{}", answer.json);
-                (answer.status == 200).then_some(())
-            });
-            for node in nodes {
-                node.until("the node follows", || node.encrypt(b"after it").starts_with("km:v10:").then_some(()));
-            }
+            until_manifests_are(nodes, "store");
+            cluster.until_all_present();
+            nodes[0].until("the gate opens", || (cluster.activate(10, json!({})).status == 200).then_some(()));
+            until_all_follow(nodes);
         })
     });
     nothing_was_missed(&answers);
     for (most, average) in connections {
-        assert!(most <= BURST_MAX && average <= AVERAGE_MAX, "{most} connections in a second, {average} on average");
+        assert!(
+            most <= BURST_MAX && average <= AVERAGE_MAX,
+            "{most} connections in a second, {average} on average"
+        );
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use crate::{
     cluster::Cluster,
     harness::{
-        Answer, KEY, OPERATOR, PATIENCE, SERVICE, World,
+        Answer, KEY, OPERATOR, SERVICE, World,
         proxy::{Proxy, Rule},
         servers::Postgres,
     },
@@ -43,18 +43,25 @@ impl Fleet {
         cluster.unlock_all(staged);
         Self { cluster, links, store, values }
     }
+}
 
-    pub fn set_links(&self, rule: &Rule) {
-        for link in &self.links {
-            link.set(rule.clone());
-        }
+pub fn set_all(links: &[Proxy], rule: &Rule) {
+    for link in links {
+        link.set(rule.clone());
     }
+}
 
-    /// Waits until every node's manifest is from there.
-    pub fn until_manifests_are(&self, origin: &str) {
-        for node in &self.cluster.nodes {
-            node.until("the manifest's place", || (node.get("/v1/status")["manifest"] == origin).then_some(()));
-        }
+/// Waits until every node's manifest is from there.
+pub fn until_manifests_are(nodes: &[World], origin: &str) {
+    for node in nodes {
+        node.until("the manifest's place", || (node.get("/v1/status")["manifest"] == origin).then_some(()));
+    }
+}
+
+/// Waits until every node encrypts with v10.
+pub fn until_all_follow(nodes: &[World]) {
+    for node in nodes {
+        node.until("the node follows", || node.encrypt(b"after it").starts_with("km:v10:").then_some(()));
     }
 }
 
@@ -88,9 +95,13 @@ pub fn while_asked(nodes: &[World], values: &[(String, Vec<u8>)], story: impl Fn
             .map(|node| {
                 let over = &over;
                 (
-                    scope.spawn(|| until(over, Duration::ZERO, |answers, n| decrypt(node, &values[n % values.len()], answers))),
+                    scope.spawn(|| {
+                        until(over, Duration::ZERO, |answers, n| decrypt(node, &values[n % values.len()], answers))
+                    }),
                     scope.spawn(|| until(over, Duration::from_millis(50), |answers, _| supervise(node, answers))),
-                    scope.spawn(|| until(over, Duration::from_millis(20), |answers, _| ask_the_store(node, answers))),
+                    scope.spawn(|| {
+                        until(over, Duration::from_millis(20), |answers, n| ask_the_store(node, n, answers))
+                    }),
                 )
             })
             .collect();
@@ -130,7 +141,13 @@ fn until(over: &AtomicBool, pause: Duration, ask: impl Fn(&mut Answers, usize)) 
 }
 
 impl Answers {
-    fn take(&mut self, asked: Instant, what: &str, answer: Result<Answer, reqwest::Error>, good: impl Fn(&Answer) -> bool) {
+    fn take(
+        &mut self,
+        asked: Instant,
+        what: &str,
+        answer: Result<Answer, reqwest::Error>,
+        good: impl Fn(&Answer) -> bool,
+    ) {
         match answer {
             Ok(answer) if good(&answer) => self.good.push((asked, Instant::now())),
             Ok(answer) => self.bad.push(format!("{what}: {} {}", answer.status, answer.json)),
@@ -157,7 +174,8 @@ fn decrypt(node: &World, (value, text): &(String, Vec<u8>), answers: &mut Answer
     let url = format!("{}/v1/keys/{KEY}/decrypt", node.data_url());
     let body = serde_json::json!({"ciphertext": value}).to_string().into_bytes();
     let asked = Instant::now();
-    answers.take(asked, "decrypt", node.try_raw(url, "POST", Some(SERVICE), body), |answer| is_opened(answer, text));
+    answers
+        .take(asked, "decrypt", node.try_raw(url, "POST", Some(SERVICE), body), |answer| is_opened(answer, text));
 }
 
 fn supervise(node: &World, answers: &mut Answers) {
@@ -176,9 +194,13 @@ fn supervise(node: &World, answers: &mut Answers) {
     }
 }
 
-fn ask_the_store(node: &World, answers: &mut Answers) {
-    let url = format!("{}/v1/versions/10/activate", node.control_url());
+/// What jobs there are stands in the store; an activation asks it too, and holds everything else up that may change keys.
+fn ask_the_store(node: &World, n: usize, answers: &mut Answers) {
+    let (method, path, body): (_, _, &[u8]) = match n % 4 {
+        0 => ("POST", "/v1/versions/10/activate", br#"{"dry_run":true}"#),
+        _ => ("GET", "/v1/rekey", b""),
+    };
     let asked = Instant::now();
-    let answer = node.try_raw(url, "POST", Some(OPERATOR), br#"{"dry_run":true}"#.to_vec());
-    answers.take(asked, "activate", answer, |answer| matches!(answer.status, 200 | 503));
+    let answer = node.try_raw(format!("{}{path}", node.control_url()), method, Some(OPERATOR), body.to_vec());
+    answers.take(asked, path, answer, |answer| matches!(answer.status, 200 | 503));
 }

@@ -9,4 +9,4 @@ mod harness;
 mod auth0_2017;
 mod expensify_2023;
 mod fleet;
-// mod proton_2021;
+mod proton_2021;

@@ -76,7 +76,7 @@ pub fn record(validated: &Validated, share_set: ShareSet, state: VersionState, n
         share_set,
         retirement: None,
         given_up: None,
-        demoted: None,
+        since: None,
         brought_back: false,
         exposed: vec![],
         unknown: Default::default(),
@@ -106,18 +106,19 @@ pub fn stage(manifest: &mut Manifest, staged: &Staged, now: Timestamp) {
 /// Moves a version to another state; making one primary makes the old primary decrypt-only, and nothing else
 /// does: there is always exactly one.
 pub fn step(manifest: &mut Manifest, version: KeyVersion, to: VersionState) -> Result<(), StepRefused> {
+    let revision = manifest.revision;
     let record = manifest.version_mut(version).ok_or(StepRefused::Unknown(version))?;
     if !record.state.may_become(to) || record.state == VersionState::Primary {
         return Err(StepRefused::NoSuchStep { version, from: record.state, to });
     }
     record.state = to;
+    record.since = Some(revision);
     record.brought_back = false;
     if to == VersionState::Primary {
         let before = std::mem::replace(&mut manifest.primary, version);
-        let revision = manifest.revision;
         if let Some(old) = manifest.version_mut(before) {
             old.state = VersionState::DecryptOnly;
-            old.demoted = Some(revision);
+            old.since = Some(revision);
         }
     }
     Ok(())

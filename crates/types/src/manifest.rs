@@ -104,9 +104,9 @@ pub struct VersionRecord {
     /// Nodes that lack it may encrypt; loading it again takes this back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
-    /// The revision with which it last stopped being primary: a wait that begins there is told from one of before.
+    /// The revision with which it came into its state: a wait that began in an earlier time of this state is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub demoted: Option<u64>,
+    pub since: Option<u64>,
     /// Set where it was out of use and came back, until it is primary again: a member that was away may lack it, and
     /// serve.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -125,9 +125,8 @@ impl World {
         for next in std::mem::take(&mut node.ahead) {
             let Some(current) = &node.adopted else { return };
             let loaded = &node.loaded;
-            let verified = adopt::adopt(&current.document, &next.document, |version| {
-                loaded.get(&version).map(AsRef::as_ref)
-            });
+            let verified =
+                adopt::adopt(&current.document, &next.document, |version| loaded.get(&version).map(AsRef::as_ref));
             match verified {
                 Ok(()) => self.keep(node, next, false),
                 Err(divergence) => {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use keymoot_types::{KeyId, KeyVersion, Manifest, NodeName, Value, Verdict, VersionState};
@@ -10,7 +11,7 @@ use keymoot_types::{KeyId, KeyVersion, Manifest, NodeName, Value, Verdict, Versi
 use crate::{
     node::Node,
     store::Doc,
-    world::{NODES, Slot, World},
+    world::{HOLD, NODES, Slot, World},
 };
 
 /// What only the simulation knows.
@@ -18,20 +19,18 @@ use crate::{
 pub(crate) struct Truth {
     /// The first invariant that was broken, and how.
     pub(crate) broken: Option<String>,
-    /// To which key every number was given.
+    /// To which key every number was given that came into use. One that was only staged is lost with a store that went
+    /// back, and nobody has a value of it.
     numbers: BTreeMap<KeyVersion, KeyId>,
+    /// The highest number that was ever given, be it to a version that was staged and no more.
+    pub(crate) highest: Option<KeyVersion>,
+    retired_at: BTreeMap<KeyVersion, u64>,
     /// The state of each version in the newest stored manifest.
     states: BTreeMap<KeyVersion, VersionState>,
     /// Members that an operator went on without, by version.
     excluded: BTreeSet<(KeyVersion, NodeName)>,
     /// How often the cluster came how far.
     pub(crate) deeds: BTreeMap<String, u64>,
-}
-
-impl Truth {
-    pub(crate) fn highest(&self) -> Option<KeyVersion> {
-        self.numbers.keys().next_back().copied()
-    }
 }
 
 impl World {
@@ -57,7 +56,8 @@ impl World {
             let verdict = slot.serving.verdict(value);
             if verdict != Verdict::Valid {
                 let (maker, name) = (self.slots[by].name.clone(), slot.name.clone());
-                return self.broke(format_args!("{maker} made a value of v{version}, and to {name} it is {verdict}"));
+                return self
+                    .broke(format_args!("{maker} made a value of v{version}, and to {name} it is {verdict}"));
             }
         }
     }
@@ -72,15 +72,26 @@ impl World {
         }
         for record in &manifest.versions {
             let version = record.version;
-            if *self.truth.numbers.entry(version).or_insert(record.key_id) != record.key_id {
+            self.truth.highest = self.truth.highest.max(Some(version));
+            let in_use = !matches!(record.state, VersionState::Staged | VersionState::Aborted);
+            if in_use && *self.truth.numbers.entry(version).or_insert(record.key_id) != record.key_id {
                 self.broke(format_args!("the number v{version} was given to two keys"));
             }
             let before = self.truth.states.insert(version, record.state);
             if before != Some(record.state) {
                 *self.truth.deeds.entry(record.state.to_string()).or_default() += 1;
             }
-            if record.state == VersionState::Retired && before == Some(VersionState::DecryptOnly) {
+            if record.state == VersionState::Retired && record.since == Some(manifest.revision) {
                 self.check_retired(version);
+                self.truth.retired_at.insert(version, self.now);
+            }
+            let ended = record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_some());
+            if ended && let Some(at) = self.truth.retired_at.remove(&version) {
+                *self.truth.deeds.entry("destroyed".into()).or_default() += 1;
+                let held = self.now - at;
+                if Duration::from_millis(held) < HOLD {
+                    self.broke(format_args!("the hold of v{version} ended after {held} ms"));
+                }
             }
         }
     }
@@ -89,9 +100,8 @@ impl World {
         if self.values.need(version) {
             self.broke(format_args!("v{version} was retired, and a value of it is needed"));
         }
-        let writes = |slot: &&Slot| {
-            slot.serving.keyring.as_ref().and_then(|keyring| keyring.primary()) == Some(version)
-        };
+        let writes =
+            |slot: &&Slot| slot.serving.keyring.as_ref().and_then(|keyring| keyring.primary()) == Some(version);
         if let Some(name) = self.slots.iter().find(writes).map(|slot| slot.name.clone()) {
             self.broke(format_args!("v{version} was retired, and {name} may write it yet"));
         }

@@ -58,7 +58,10 @@ impl Tally {
     }
 
     fn show(&self) {
-        println!("{} runs\nfaults {:?}\nwrites that came behind a later one: {}", self.runs, self.faults, self.overtaken);
+        println!(
+            "{} runs\nfaults {:?}\nwrites that came behind a later one: {}",
+            self.runs, self.faults, self.overtaken
+        );
         println!("versions became {:?}\nverdicts on good values {:?}", self.deeds, self.verdicts);
     }
 }
@@ -105,7 +108,11 @@ fn hold(tally: &Tally, kinds: &[Fault]) {
     let Some((seed, broken)) = tally.broken.first_key_value() else { return };
     println!("{}", run(*seed, kinds).trace.join("\n"));
     let seeds: Vec<_> = tally.broken.iter().take(20).collect();
-    panic!("{} of {} seeds broke: {seeds:?}; seed {seed} {broken}; its trace stands above", tally.broken.len(), tally.runs);
+    panic!(
+        "{} of {} seeds broke: {seeds:?}; seed {seed} {broken}; its trace stands above",
+        tally.broken.len(),
+        tally.runs
+    );
 }
 
 #[test]
@@ -141,5 +148,9 @@ fn fault_49_late_doubled_and_overtaken_messages_change_nothing() {
     let kinds = [Fault::Late, Fault::Doubled, Fault::AnswerLostUndone, Fault::KilledInside];
     let tally = run_all(300, &kinds);
     hold(&tally, &kinds);
-    assert!(kinds.iter().all(|kind| tally.faults.contains_key(kind)) && tally.overtaken > 100, "{:?}", tally.faults);
+    assert!(
+        kinds.iter().all(|kind| tally.faults.contains_key(kind)) && tally.overtaken > 100,
+        "{:?}",
+        tally.faults
+    );
 }

@@ -5,12 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keymoot_keyring::{Keyring, Validated};
 use keymoot_quorum::{
-    Monotonic, Unlock,
-    adopt::Divergence,
-    consent::Consents,
-    elapsed::Elapsed,
-    members::Members,
-    number::Numbers,
+    Monotonic, Unlock, adopt::Divergence, consent::Consents, elapsed::Elapsed, members::Members, number::Numbers,
     revise,
 };
 use keymoot_types::{

@@ -3,11 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use keymoot_quorum::{
-    gate::MemberFacts,
-    members::Presence,
-    number::Numbers,
-};
+use keymoot_quorum::{gate::MemberFacts, members::Presence, number::Numbers};
 use keymoot_types::{
     KeyVersion, NodeName, VersionState,
     heartbeat::{Heartbeat, Validated},
@@ -94,9 +90,8 @@ impl World {
     }
 
     fn canaries_lacking(&self, node: &Node, version: KeyVersion) -> Vec<keymoot_types::KeyName> {
-        let made = node.manifest().is_ok_and(|manifest| {
-            manifest.canaries.iter().any(|canary| canary.version == version)
-        });
+        let made =
+            node.manifest().is_ok_and(|manifest| manifest.canaries.iter().any(|canary| canary.version == version));
         if made && !node.canaries_failed.contains(&version) { vec![] } else { vec![key_name()] }
     }
 
@@ -129,11 +124,7 @@ impl World {
         facts
     }
 
-    pub(crate) fn not_adopted(
-        &self,
-        node: &Node,
-        members: &[NodeName],
-    ) -> Vec<(NodeName, String)> {
+    pub(crate) fn not_adopted(&self, node: &Node, members: &[NodeName]) -> Vec<(NodeName, String)> {
         let Some((revision, digest)) = node.adopted.as_ref().map(|adopted| adopted.identity()) else {
             return vec![];
         };
@@ -147,12 +138,7 @@ impl World {
         others.filter(lacks).map(|of| (of.clone(), "it has not adopted".into())).collect()
     }
 
-    pub(crate) fn last_use_elsewhere(
-        &self,
-        node: &Node,
-        now: Duration,
-        version: KeyVersion,
-    ) -> Option<Duration> {
+    pub(crate) fn last_use_elsewhere(&self, node: &Node, now: Duration, version: KeyVersion) -> Option<Duration> {
         let others = node.manifest().ok()?.members.iter().filter(|of| **of != node.name);
         let used = others.filter_map(|of| match node.members.presence(of) {
             Presence::Present(heartbeat) => {
@@ -170,8 +156,8 @@ impl World {
             return;
         }
         let now = self.service_time(node);
-        let demoted = node.record(version).ok().and_then(|record| record.demoted);
-        if let Ok(record) = node.sealed(Body::Moment(now, demoted)) {
+        let since = node.record(version).ok().and_then(|record| record.since);
+        if let Ok(record) = node.sealed(Body::Moment(now, since)) {
             let _ = self.send(node, Write::Put(moment.key(node, version), record));
         }
     }
@@ -196,9 +182,9 @@ impl World {
         }
         let now = self.service_time(node);
         let stored = self.get(node, &moment.key(node, version)).ok()?;
-        let demoted = node.record(version).ok()?.demoted;
+        let since = node.record(version).ok()?.since;
         let believed = stored.filter(|stored| node.believes(stored)).and_then(|stored| match &*stored.body {
-            Body::Moment(at, of) if *of == demoted => Some(*at),
+            Body::Moment(at, of) if *of == since => Some(*at),
             _ => None,
         });
         if believed.is_some() {

@@ -80,7 +80,7 @@ impl World {
         match act {
             Act::Stage => {
                 let restored = self.slots[at].node.as_ref().is_some_and(|node| node.numbers.restored);
-                let highest = self.truth.highest().filter(|_| restored);
+                let highest = self.truth.highest.filter(|_| restored);
                 self.told(at, "is asked to stage", |world, node| {
                     world.open_request(node, What::Stage { highest })
                 });
@@ -102,8 +102,11 @@ impl World {
             Act::Deliver => self.deliver_from(at),
             Act::Prove => {
                 let who = self.dice.below(HOLDERS);
-                let parts: Vec<_> =
-                    self.holders[who].parts.iter().map(|part| (part_name(part.version), part.text.clone())).collect();
+                let parts: Vec<_> = self.holders[who]
+                    .parts
+                    .iter()
+                    .map(|part| (part_name(part.version), part.text.clone()))
+                    .collect();
                 self.told(at, format_args!("takes the proof of holder-{who}"), |world, node| {
                     world.prove(node, &parts)
                 });
@@ -147,9 +150,8 @@ impl World {
         let wrong = self.faults.occasion(&[Fault::WrongPart], at).is_some();
         let text = if wrong { wrong_text(&text) } else { text };
         let what = format!("takes a part of v{version} from {who}{}", if wrong { ", a wrong one" } else { "" });
-        let taken = self.told(at, what, |world, node| {
-            world.give_part(node, &name, &text).map_err(|code| format!("{code:?}"))
-        });
+        let taken = self
+            .told(at, what, |world, node| world.give_part(node, &name, &text).map_err(|code| format!("{code:?}")));
         if wrong && taken {
             self.broke("a wrong part was taken");
         }
@@ -165,9 +167,10 @@ impl World {
 
     fn deliver_from(&mut self, at: usize) {
         let Some(node) = &self.slots[at].node else { return };
-        let made = node.packages.iter().map(|(version, made)| {
-            (*version, Packages { set: made.set, parts: made.parts.clone() })
-        });
+        let made = node
+            .packages
+            .iter()
+            .map(|(version, made)| (*version, Packages { set: made.set, parts: made.parts.clone() }));
         for (version, packages) in made.collect::<Vec<_>>() {
             self.deliver(version, packages);
         }

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keymoot_quorum::gate;
-use keymoot_types::{
-    Digest, KeyId, KeyVersion, heartbeat::Heartbeat, manifest::ManifestDocument,
-};
+use keymoot_types::{Digest, KeyId, KeyVersion, heartbeat::Heartbeat, manifest::ManifestDocument};
 
 use crate::node::Proof;
 
@@ -37,8 +35,15 @@ pub(crate) enum Body {
     Proof(Proof),
     /// When, and the revision that it is about.
     Moment(Duration, Option<u64>),
-    Clock { total: Duration, clean: bool, last_use: BTreeMap<KeyVersion, Duration> },
-    Census { node: usize, census: gate::Census },
+    Clock {
+        total: Duration,
+        clean: bool,
+        last_use: BTreeMap<KeyVersion, Duration>,
+    },
+    Census {
+        node: usize,
+        census: gate::Census,
+    },
     Restored,
 }
 
@@ -67,8 +72,9 @@ pub(crate) enum StoreError {
     Changed,
 }
 
-/// A write that is still under way: from whom, its number, and when it comes.
+/// A write that is still under way: since when, until when, its number, and from whom.
 pub(crate) struct Late {
+    pub(crate) sent: u64,
     pub(crate) due: u64,
     pub(crate) number: u64,
     pub(crate) from: usize,
@@ -88,6 +94,7 @@ pub(crate) struct Store {
     /// Every call that reached it, of whatever outcome.
     pub(crate) calls: u64,
     pub(crate) away_until: u64,
+    pub(crate) restored_at: Option<u64>,
     /// When something last became other than a node may have seen it.
     pub(crate) changed_at: u64,
 }

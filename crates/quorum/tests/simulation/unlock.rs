@@ -11,9 +11,7 @@ use keymoot_quorum::{
     judge::{Purpose, judge},
     reshare, revise, unlock,
 };
-use keymoot_types::{
-    HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState, manifest::ShareSet,
-};
+use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode, Share, VersionState, manifest::ShareSet};
 
 use crate::{
     node::{Loaded, Node, Packages, Proof, Refused, Request, What},
@@ -75,9 +73,9 @@ impl World {
             self.adopt_ahead(node);
         }
         let lacks = |manifest: &Manifest| {
-            manifest.required().any(|record| {
-                node.loaded.get(&record.version).is_none_or(|key| key.key_id() != record.key_id)
-            })
+            manifest
+                .required()
+                .any(|record| node.loaded.get(&record.version).is_none_or(|key| key.key_id() != record.key_id))
         };
         if node.manifest().is_ok_and(lacks) {
             node.loaded.clear();
@@ -253,12 +251,7 @@ impl World {
         Ok(())
     }
 
-    fn make_reshared(
-        &mut self,
-        node: &mut Node,
-        version: KeyVersion,
-        lost: &[HolderName],
-    ) -> Result<(), Refused> {
+    fn make_reshared(&mut self, node: &mut Node, version: KeyVersion, lost: &[HolderName]) -> Result<(), Refused> {
         let mut manifest = node.next()?;
         let set = reshare::next_set(&manifest, version).map_err(|error| error.to_string())?;
         let key = node.loaded.get(&version).cloned().ok_or("it is not loaded")?;

@@ -24,10 +24,10 @@ pub(crate) const MAX_WRITE_DELAY: Duration = Duration::from_secs(2);
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(3);
 pub(crate) const HOLD: Duration = Duration::from_secs(12);
 /// How long a run lasts, and how long faults go on in it, in milliseconds.
-const RUN: u64 = 160_000;
-const FAULTS_UNTIL: u64 = 120_000;
+const RUN: u64 = 110_000;
+const FAULTS_UNTIL: u64 = 90_000;
 /// A run with a fault that waits for its occasion goes on a little longer.
-const RUN_MAX: u64 = 240_000;
+const RUN_MAX: u64 = 200_000;
 const BEAT: u64 = 1_000;
 
 pub(crate) fn holder(index: usize) -> HolderName {
@@ -152,9 +152,7 @@ impl World {
 
     /// Runs to the end, or until an invariant is broken.
     pub(crate) fn run(&mut self) {
-        while self.truth.broken.is_none()
-            && (self.now < RUN || (self.faults.total() < 5 && self.now < RUN_MAX))
-        {
+        while self.truth.broken.is_none() && (self.now < RUN || (self.faults.total() < 5 && self.now < RUN_MAX)) {
             self.step();
         }
     }
@@ -296,7 +294,8 @@ impl World {
         self.reach(at)?;
         let number = self.store.number();
         // A heartbeat more or less proves little: faults wait for what changes something, as a rule.
-        let dull = matches!(&write, Write::Put(key, _) if key.starts_with("heartbeat/") || key.starts_with("clock/"));
+        let dull =
+            matches!(&write, Write::Put(key, _) if key.starts_with("heartbeat/") || key.starts_with("clock/"));
         if dull && !self.dice.one_in(40) {
             return self.arrive(at, number, write);
         }
@@ -307,7 +306,7 @@ impl World {
         }
         if matches!(fault, Some(Fault::Late | Fault::Doubled)) {
             let due = self.now + self.dice.between(200, 20_000);
-            self.store.late.push(Late { due, number, from: at, write: write.clone() });
+            self.store.late.push(Late { sent: self.now, due, number, from: at, write: write.clone() });
         }
         match fault {
             None | Some(Fault::Doubled) => self.arrive(at, number, write),
@@ -339,7 +338,9 @@ impl World {
         for late in due {
             self.faults.overtaken += u64::from(self.store.is_overtaken(&late));
             let key = key_of(&late.write).to_owned();
-            let before = self.store.head();
+            // After a restore it may come into a time before it was sent.
+            let in_its_time = self.store.restored_at.is_none_or(|restored_at| restored_at < late.sent);
+            let before = self.store.head().filter(|_| in_its_time);
             let outcome = self.arrive(late.from, late.number, late.write);
             self.say(format_args!("a late write of {key} comes: {outcome:?}"));
             self.check_late(before, self.store.head());
@@ -360,6 +361,7 @@ impl World {
                     return;
                 }
                 self.store.changed_at = self.now;
+                self.store.restored_at = Some(self.now);
             }
             Fault::Partition => self.slots[at].cut.push((self.now, until)),
             Fault::Flap => {

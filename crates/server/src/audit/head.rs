@@ -22,7 +22,13 @@ pub(crate) fn read_head(bytes: &[u8], node: &NodeName, manifest: &Manifest) -> R
         return Err(format!("this node's manifest knows no v{version}"));
     };
     let right = |canonical: Vec<u8>| verify_signature(record.public_key.as_bytes(), &canonical, &signed.signature);
-    if head.canonical().is_ok_and(right) { Ok(signed) } else { Err(format!("it was not signed by v{version}")) }
+    // Whoever reads it checks it by the key that it names.
+    let named = signed.public_key == *record.public_key.as_bytes();
+    if named && head.canonical().is_ok_and(right) {
+        Ok(signed)
+    } else {
+        Err(format!("it was not signed by v{version}"))
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +83,7 @@ mod tests {
                 SignedHead { public_key: ours.validated.public_key(), ..signed(head(120), &strange.validated) },
                 "not signed",
             ),
+            (SignedHead { public_key: strange.validated.public_key(), ..good.clone() }, "not signed by v9"),
             (moved, "not signed by v9"),
             (unknown, "knows no v10"),
             (signed(other, &ours.validated), "another node"),

@@ -131,7 +131,8 @@ mod tests {
         let written = (0..1000).filter(|_| quota.admits_holders(std::slice::from_ref(first), now)).count();
         assert_eq!(written, 20);
         assert!(quota.admits_holders(&[first.clone(), second.clone()], now), "the second is heard");
-        assert!((0..100).all(|n| quota.admits(address(n), now)), "and so are strangers");
+        assert!(quota.admits(address(1), now), "and so are strangers");
+        (0..100_000).for_each(|n| drop(quota.admits(address(n), now)));
         assert!(quota.admits_holders(std::slice::from_ref(second), now), "whatever strangers do");
         let summary = serde_json::to_value(quota.summary(now + WINDOW).unwrap()).unwrap();
         assert_eq!(summary["facts"]["holders"], json!([{"holder": "h1", "repeated": 981}]));

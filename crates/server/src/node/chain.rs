@@ -124,8 +124,9 @@ impl Node {
         let mut ahead: Vec<ManifestDocument> = Vec::new();
         for step in 1..=STEPS_MAX as u64 {
             let Some(record) = self.metadata.get(&key(revision + step)).await? else {
-                // Only at a start: listing all of them is too much for every look.
-                let highest = if core.loaded.is_empty() { self.highest_stored().await? } else { 0 };
+                // Only at a start, and once a gap was seen: listing all of them is too much for every look.
+                let in_doubt = core.loaded.is_empty() || matches!(core.diverged, Some(Divergence::Gap { .. }));
+                let highest = if in_doubt { self.highest_stored().await? } else { 0 };
                 if highest > revision + step {
                     return Ok(Err(Divergence::Gap { revision: revision + step }));
                 }
@@ -226,6 +227,7 @@ impl Node {
         Self::gates_open(core)?;
         self.alone_under_its_name()?;
         self.may_write(core)?;
+        self.nothing_above(core, manifest.revision).await?;
         let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching)
             .map_err(|error| internal(&format!("the next manifest is not well-formed: {error}")))?;
@@ -248,16 +250,27 @@ impl Node {
         let holds = |record: &VersionRecord| {
             core.loaded.get(&record.version).is_some_and(|key| key.key_id() == record.key_id)
                 || core.missing.contains(&record.version)
-                || record.given_up.is_some()
         };
-        match manifest.required().find(|record| !holds(record)) {
-            Some(record) => {
-                let version = record.version;
+        match adopt::silent(manifest, holds) {
+            Some(version) => {
                 let detail = format!("v{version} is required and not loaded here: submit its shares first");
                 Err(Problem::new(ErrorCode::KeyVersionUnavailable, detail).with_version(version))
             }
             None => Ok(()),
         }
+    }
+
+    /// A node that was away while the store went back, and was published to again above that, has a gap before it: what
+    /// it wrote there would be another past.
+    async fn nothing_above(&self, core: &mut Core, revision: u64) -> Result<(), Problem> {
+        let highest = self.highest_stored().await.map_err(|error| store_problem(&error))?;
+        if highest < revision {
+            return Ok(());
+        }
+        // Looked at with this in mind, a gap stays one until an operator has settled it.
+        core.diverged = Some(Divergence::Gap { revision });
+        self.follow(core).await;
+        Err(conflict(format!("the store holds revision {highest} already; look again and repeat")))
     }
 
     /// Appends to the chain. After an error whose outcome is unknown, what is stored decides.

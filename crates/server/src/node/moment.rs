@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use keymoot_api::Problem;
+use keymoot_quorum::adopt;
 use keymoot_types::{KeyVersion, NodeName, VersionState};
 use serde::{Deserialize, Serialize};
 
-use super::{Core, Node, record, store_problem};
+use super::{Core, Node, record};
 
 /// What a wait begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) const CLOCK: &str = "clock/";
 #[derive(Serialize, Deserialize)]
 struct Stored {
     at_ms: u64,
+    /// Since which revision the version is in the state that it is about.
+    since: Option<u64>,
 }
 
 /// This node's service time and last uses, as of its last pulse.
@@ -59,12 +61,13 @@ impl Moment {
 }
 
 impl Node {
-    /// Notes that it happened now.
+    /// Notes that it happened now; not before the clock goes on where it was, or it would lie long ago.
     pub(super) async fn note_moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) {
-        let Ok(primary) = core.primary() else { return };
+        let (Ok(primary), true) = (core.primary(), core.clock_resumed) else { return };
         let key = moment.key(&self.name, version);
         let at_ms = ms(core.service_time(self.now()));
-        if let Some(bytes) = record::seal(&key, &Stored { at_ms }, &primary)
+        let since = core.record(version).ok().and_then(|record| record.since);
+        if let Some(bytes) = record::seal(&key, &Stored { at_ms, since }, &primary)
             && let Err(error) = self.metadata.put(&key, &bytes).await
         {
             // Without the record the wait begins when it is first asked for.
@@ -72,26 +75,11 @@ impl Node {
         }
     }
 
-    /// It is about to be undone, and the next time begins a new wait.
-    pub(super) async fn forget_moment(&self, moment: Moment, version: KeyVersion) -> Result<(), Problem> {
-        let key = moment.key(&self.name, version);
-        let stored = self.metadata.get(&key).await.map_err(|error| store_problem(&error))?;
-        match stored {
-            Some(stored) => self.metadata.remove(&key, stored.stamp).await.map_err(|error| store_problem(&error)),
-            None => Ok(()),
-        }
-    }
-
-    /// Begins and ends waits as the manifest that was just adopted has it: another member may have changed it.
+    /// Begins the waits of what is out of use: any member may have taken it out.
     pub(super) async fn follow_moments(&self, core: &mut Core) {
         let Ok(document) = core.manifest().cloned() else { return };
         for record in &document.manifest().versions {
             match record.state {
-                VersionState::Primary => {
-                    if let Err(problem) = self.forget_moment(Moment::Stopped, record.version).await {
-                        tracing::warn!(%problem, "the beginning of an earlier wait could not be forgotten");
-                    }
-                }
                 VersionState::DecryptOnly => drop(self.moment(core, Moment::Stopped, record.version).await),
                 VersionState::Retired => drop(self.moment(core, Moment::Retired, record.version).await),
                 _ => {}
@@ -99,21 +87,30 @@ impl Node {
         }
     }
 
-    /// When it happened; now, and noted, where no record that can be believed says so.
+    /// When it happened. Where no record of the version's present state can be believed to say so, now, and noted: as
+    /// soon as every member is known to have stopped.
     pub(super) async fn moment(&self, core: &mut Core, moment: Moment, version: KeyVersion) -> Option<Duration> {
+        if !core.clock_resumed {
+            return None;
+        }
         let key = moment.key(&self.name, version);
         let now = core.service_time(self.now());
-        let stored = match self.metadata.get(&key).await {
-            Ok(stored) => stored,
-            Err(_) => return None,
-        };
+        let stored = self.metadata.get(&key).await.ok()?;
+        let since = core.record(version).ok()?.since;
         let believed = stored
             .and_then(|stored| record::open::<Stored>(&key, &stored.value, &*core.primary().ok()?).ok())
+            .filter(|stored| stored.since == since)
             .map(|stored| Duration::from_millis(stored.at_ms));
-        if believed.is_none() {
-            self.note_moment(core, moment, version).await;
+        if believed.is_some() {
+            return believed;
         }
-        Some(believed.unwrap_or(now))
+        let document = core.manifest().ok()?;
+        let members = &document.manifest().members;
+        if moment == Moment::Stopped && !self.not_adopted(members, adopt::identity(document)).is_empty() {
+            return None;
+        }
+        self.note_moment(core, moment, version).await;
+        Some(now)
     }
 
     fn clock_key(&self) -> String {

@@ -40,6 +40,13 @@ impl Node {
         }
     }
 
+    /// A beat in which nobody could be told or heard.
+    pub(super) fn miss_a_beat(&self) {
+        let mut members = self.members();
+        members.next_beat();
+        members.interrupted();
+    }
+
     async fn tell_and_hear(&self, core: &mut Core) -> Result<(), MetadataError> {
         let (beat, echoes) = self.members().next_beat();
         let boot = self.members().boot().clone();

@@ -6,7 +6,7 @@ use keymoot_types::VersionState;
 use metrics::gauge;
 use tokio::time::MissedTickBehavior;
 
-use super::{Core, Node, moment::Moment};
+use super::{Core, Node, chain, moment::Moment};
 
 const PULSE: Duration = Duration::from_secs(1);
 /// Every so many pulses the store is looked at and the service time made durable.
@@ -50,6 +50,19 @@ impl Node {
         if !look && !several {
             return;
         }
+        // One that is known to be away is asked without the lock: it may take seconds to say nothing, and nobody who
+        // gives a share or asks how things stand should wait for that.
+        if core.store_away.is_some() {
+            drop(core);
+            // Of a record that there never is: any answer will do.
+            let answered = self.metadata.get(chain::PREFIX).await;
+            core = self.core.lock().await;
+            if let Err(error) = answered {
+                core.store_away = Some(error.to_string());
+                self.miss_a_beat();
+                return;
+            }
+        }
         self.follow(&mut core).await;
         self.exchange_heartbeats(&mut core).await;
         if !look {
@@ -64,6 +77,7 @@ impl Node {
         self.load_proofs(&mut core).await;
         self.write_clock(&mut core, false).await;
         self.catch_up(&mut core).await;
+        self.follow_moments(&mut core).await;
         self.look_at_holds(&mut core).await;
     }
 

@@ -13,7 +13,7 @@ use keymoot_quorum::{
 };
 use keymoot_types::{KeyVersion, Manifest, NodeName, VersionState, manifest::VersionRecord};
 
-use super::{Core, Node, bad_request, conflict, lock::Guard, moment::Moment, wall_clock};
+use super::{Core, Node, bad_request, conflict, lock::Guard, wall_clock};
 
 pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
     missing
@@ -85,11 +85,9 @@ impl Node {
             }
         }
         let before = core.manifest()?.manifest().primary;
-        self.forget_moment(Moment::Stopped, version).await?;
         let believed = self.believed_records(&core).await?;
         self.swap_state(&mut core, version, VersionState::Primary).await?;
         self.vouch_anew(&core, believed).await;
-        self.note_moment(&mut core, Moment::Stopped, before).await;
         self.catch_up(&mut core).await;
         tracing::info!(
             version = version.get(),
@@ -110,7 +108,6 @@ impl Node {
         if core.record(version)?.state == VersionState::Staged {
             self.swap_state(&mut core, version, VersionState::Activating).await?;
         }
-        let identity = adopt::identity(core.manifest()?);
         let started = self.now();
         loop {
             let manifest = core.manifest()?.manifest().clone();
@@ -120,7 +117,8 @@ impl Node {
             }
             let waited_for: Vec<_> =
                 manifest.members.iter().filter(|node| !is_excluded(request, node)).cloned().collect();
-            let late = self.not_adopted(&waited_for, identity);
+            // The present revision: it may have been staged again, and activated again, since this began to wait.
+            let late = self.not_adopted(&waited_for, adopt::identity(core.manifest()?));
             if late.is_empty() {
                 let facts = ActivationFacts {
                     version,
@@ -184,9 +182,7 @@ impl Node {
         reason: String,
     ) -> Result<StepAnswer, Problem> {
         let mut manifest = revise::next(core.manifest()?);
-        let before = manifest.primary;
         if manifest.primary != version {
-            self.forget_moment(Moment::Stopped, version).await?;
             revise::step(&mut manifest, version, VersionState::Primary)
                 .map_err(|error| conflict(error.to_string()))?;
         }
@@ -196,9 +192,6 @@ impl Node {
             }
         }
         self.publish(core, manifest, &[]).await?;
-        if before != version {
-            self.note_moment(core, Moment::Stopped, before).await;
-        }
         tracing::warn!(version = version.get(), lost = ?core.missing, reason, "rolled back without the lost versions");
         Ok(step_answer(core, version, false))
     }

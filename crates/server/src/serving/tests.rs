@@ -57,6 +57,7 @@ pub(crate) fn world() -> World {
     let serving = Serving {
         state: NodeState::Unlocked,
         keyring: Some(Arc::new(keyring)),
+        revision: 1,
         primary: Some(version(10)),
         versions: vec![
             facts(1, Aborted, None),

@@ -1,0 +1,63 @@
+//! Nobody fills the disk through the audit log: not who guesses, and not a holder who gives a right share for ever.
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    audit::{last, unlocked, whole},
+    harness::{Answer, World},
+};
+
+fn consent(world: &World, request: &Json, share: &str) -> Answer {
+    let path = format!("/v1/requests/{}/consent", request["id"].as_str().unwrap());
+    let body = json!({"digest": request["digest"], "parts": {"prod-keyPart-v9": share}});
+    world.control("POST", &path, None, body)
+}
+
+fn of<'a>(lines: &'a [Json], event: &'a str) -> impl Iterator<Item = &'a Json> {
+    lines.iter().filter(move |line| line["event"] == event)
+}
+
+#[test]
+fn a_flood_of_consents_becomes_a_few_lines_whether_the_request_is_open_done_or_none() {
+    let mut world = unlocked();
+    let request = world.ask(json!({"operation": "stage"}));
+    let stranger = json!({"id": "01938f00-0000-7000-8000-000000000000", "digest": request["digest"]});
+    // What is wrong, for a request that is open, is no intent.
+    for request in [&request, &stranger] {
+        for _ in 0..60 {
+            assert!(consent(&world, request, "kmshare1nonsense").status >= 400);
+        }
+    }
+    assert!(of(&whole(&world), "consent").all(|line| line["phase"] == "refused"));
+    assert!(of(&whole(&world), "consent").count() <= 20);
+    // What is right is one, and then it is a refusal that is written so often.
+    consent(&world, &request, &world.share(9, 1)).expect(200);
+    let again: Vec<u16> = (0..60).map(|_| consent(&world, &request, &world.share(9, 1)).status).collect();
+    assert!(again.iter().all(|status| [422, 429].contains(status)), "{again:?}");
+    let lines = whole(&world);
+    assert_eq!(of(&lines, "consent").filter(|line| line["phase"] == "intent").count(), 20, "of this holder");
+    // Who has not consented yet is heard.
+    let done = consent(&world, &request, &world.share(9, 2)).expect(200);
+    assert_eq!(done["version"], 10);
+    assert_eq!(last(&whole(&world), "consent", "done")["facts"]["accepted"][0]["holder"], "h2");
+    world.take_packages(10);
+    // The request is done: nothing can become of it any longer.
+    let before = of(&whole(&world), "consent").count();
+    for holder in [1, 2, 3] {
+        for _ in 0..20 {
+            assert_eq!(consent(&world, &request, &world.share(9, holder)).status, 409);
+        }
+    }
+    assert!(of(&whole(&world), "consent").count() <= before + 20);
+}
+
+#[test]
+fn a_holder_who_proves_for_ever_is_answered_and_becomes_a_few_lines() {
+    let world = unlocked();
+    for _ in 0..60 {
+        world.submit("/v1/prove/parts", &[(9, 3)]).expect(200);
+    }
+    assert_eq!(of(&whole(&world), "prove-parts").count(), 20);
+    world.submit("/v1/prove/parts", &[(9, 4)]).expect(200);
+    assert_eq!(last(&whole(&world), "prove-parts", "done")["facts"]["accepted"][0]["holder"], "h4");
+}
