@@ -1,7 +1,9 @@
 //! Rotation: requests that holders consent to, and the steps of a version's life.
 
 use jiff::Timestamp;
-use keymoot_types::{Digest, HolderName, KeyId, KeyName, KeyVersion, NodeName, NodeState, SourceName, VersionState};
+use keymoot_types::{
+    Digest, HolderName, KeyId, KeyName, KeyVersion, NodeName, NodeState, SourceName, VersionState,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 

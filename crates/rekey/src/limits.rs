@@ -19,11 +19,11 @@ const NICE_RATIO_MAX: f64 = 1000.0;
 /// The limits of a job, kept with it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Rows read in a second, over all sources of the job.
+    /// Rows read in a second, over all sources of the job that a node works on.
     pub max_rows_per_second: Option<u32>,
     /// Sleep for each unit of work: 1 is half of the time.
     pub nice_ratio: Option<f64>,
-    /// Sources at a time; 1 where nothing is set.
+    /// Sources at a time on each node; 1 where nothing is set.
     pub concurrency: Option<u8>,
 }
 

@@ -152,7 +152,8 @@ fn manifest(bytes: &[u8]) -> anyhow::Result<Json> {
 /// What a backup says of itself, once it is known to be whole.
 fn backup(bytes: &[u8]) -> anyhow::Result<Json> {
     let Backup { header, last_good, records } = Backup::parse(bytes).context("it begins as a backup does")?;
-    let last_good = last_good.map(|bytes| ManifestDocument::parse(&bytes)).transpose().context("its last good manifest")?;
+    let last_good =
+        last_good.map(|bytes| ManifestDocument::parse(&bytes)).transpose().context("its last good manifest")?;
     Ok(json!({
         "kind": "backup", "keyring": header.keyring, "keyring_id": header.keyring_id, "revision": header.revision,
         "digest": header.digest, "made_at": header.made_at, "node": header.node, "records": records.len(),

@@ -66,7 +66,8 @@ fn finished(manifest: &Manifest, number: u32) -> Manifest {
 
 /// The versions that `proved` completes, where these have proved this set of every version.
 fn completed(manifest: &Manifest, set: u32, by: &[HolderName]) -> Vec<u32> {
-    let proved = |_, asked: &ShareSet| if asked.set == set { by.iter().cloned().collect() } else { BTreeSet::new() };
+    let proved =
+        |_, asked: &ShareSet| if asked.set == set { by.iter().cloned().collect() } else { BTreeSet::new() };
     complete(manifest, proved).map(KeyVersion::get).collect()
 }
 

@@ -14,6 +14,8 @@ use crate::{
     world::{HOLD, NODES, Slot, World},
 };
 
+const NOTICED_WITHIN: u64 = 10_000;
+
 /// What only the simulation knows.
 #[derive(Default)]
 pub(crate) struct Truth {
@@ -54,12 +56,19 @@ impl World {
                 continue;
             }
             let verdict = slot.serving.verdict(value);
-            if verdict != Verdict::Valid {
+            let unnoticed = verdict == Verdict::Undetermined && self.has_just_gone_back();
+            if verdict != Verdict::Valid && !unnoticed {
                 let (maker, name) = (self.slots[by].name.clone(), slot.name.clone());
                 return self
                     .broke(format_args!("{maker} made a value of v{version}, and to {name} it is {verdict}"));
             }
         }
+    }
+
+    /// A store that goes back has broken its promise: what it acknowledged last, others may never have seen. Until all
+    /// have noticed, which an echo bounds, no value is called invalid, and that is all; the hold is there for it.
+    fn has_just_gone_back(&self) -> bool {
+        self.store.restored_at.is_some_and(|at| self.now < at + NOTICED_WITHIN)
     }
 
     /// A revision entered the store.
@@ -83,7 +92,7 @@ impl World {
             }
             if record.state == VersionState::Retired && record.since == Some(manifest.revision) {
                 self.check_retired(version);
-                self.truth.retired_at.insert(version, self.now);
+                self.truth.retired_at.entry(version).or_insert(self.now);
             }
             let ended = record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_some());
             if ended && let Some(at) = self.truth.retired_at.remove(&version) {
@@ -97,6 +106,9 @@ impl World {
     }
 
     fn check_retired(&mut self, version: KeyVersion) {
+        if self.has_just_gone_back() {
+            return;
+        }
         if self.values.need(version) {
             self.broke(format_args!("v{version} was retired, and a value of it is needed"));
         }
@@ -112,6 +124,11 @@ impl World {
         let before = node.adopted.as_ref().map_or(0, |adopted| adopted.revision());
         if document.revision() <= before && !by_word {
             self.broke(format_args!("{} goes from revision {before} to {}", node.name, document.revision()));
+        }
+        let previous = document.document.manifest().previous;
+        if !by_word && previous != node.adopted.as_ref().map(|adopted| adopted.digest) {
+            let revision = document.revision();
+            self.broke(format_args!("{} adopts {revision} over {before}, which is not its past", node.name));
         }
     }
 

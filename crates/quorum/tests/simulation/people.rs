@@ -165,13 +165,15 @@ impl World {
         Some((self.holders[who].name.clone(), part_name(version), part.text.clone()))
     }
 
+    /// A holder fetches what was made for them.
     fn deliver_from(&mut self, at: usize) {
+        let who = holder(self.dice.below(HOLDERS));
         let Some(node) = &self.slots[at].node else { return };
-        let made = node
-            .packages
-            .iter()
-            .map(|(version, made)| (*version, Packages { set: made.set, parts: made.parts.clone() }));
-        for (version, packages) in made.collect::<Vec<_>>() {
+        let own = node.packages.iter().map(|(version, made)| {
+            let parts = made.parts.iter().filter(|(name, _)| *name == who).cloned().collect();
+            (*version, Packages { set: made.set, parts })
+        });
+        for (version, packages) in own.collect::<Vec<_>>() {
             self.deliver(version, packages);
         }
     }
@@ -240,7 +242,7 @@ fn acts(node: &Node) -> Vec<(u64, Act)> {
         acts.push((200, Act::Consent));
     }
     if node.packages.values().any(|packages| !packages.parts.is_empty()) {
-        acts.push((150, Act::Deliver));
+        acts.push((300, Act::Deliver));
     }
     let mut under_way = false;
     for record in &manifest.versions {

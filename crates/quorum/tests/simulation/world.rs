@@ -21,7 +21,7 @@ pub(crate) const THRESHOLD: u8 = 2;
 pub(crate) const NODES: usize = 3;
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
 pub(crate) const MAX_WRITE_DELAY: Duration = Duration::from_secs(2);
-pub(crate) const MAX_AGE: Duration = Duration::from_secs(3);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(8);
 pub(crate) const HOLD: Duration = Duration::from_secs(12);
 /// How long a run lasts, and how long faults go on in it, in milliseconds.
 const RUN: u64 = 110_000;

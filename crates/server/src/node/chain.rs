@@ -224,9 +224,7 @@ impl Node {
         manifest: Manifest,
         more: &[Arc<Validated>],
     ) -> Result<(), Problem> {
-        Self::gates_open(core)?;
-        self.alone_under_its_name()?;
-        self.may_write(core)?;
+        self.may_publish(core)?;
         self.nothing_above(core, manifest.revision).await?;
         let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching)
@@ -236,6 +234,13 @@ impl Node {
         self.keep(core, document);
         self.rebuild(core);
         Ok(())
+    }
+
+    /// Whether this node may write a revision at all now.
+    pub(super) fn may_publish(&self, core: &Core) -> Result<(), Problem> {
+        Self::gates_open(core)?;
+        self.alone_under_its_name()?;
+        self.may_write(core)
     }
 
     /// Only a member writes a revision, and only one that every key which others will ask for can vouch for.

@@ -104,18 +104,22 @@ impl Node {
         if proved.is_empty() {
             return Ok(());
         }
+        self.may_publish(core)?;
         // Which shares count from now on: not without a line in the audit log before it.
         let versions: Vec<_> = proved.iter().map(|version| version.get()).collect();
-        let intent = Entry::new("share-sets-come-into-force", Phase::Intent).fact("versions", versions);
-        if let Err(cause) = self.audit.require(intent).await {
+        let entry = |phase| Entry::new("share-sets-come-into-force", phase).fact("versions", versions.clone());
+        let intent = self.audit.require(entry(Phase::Intent)).await.map_err(|cause| {
             let detail = format!("new shares do not come into force while that can't be recorded: {cause}");
-            return Err(Problem::new(ErrorCode::AuditUnavailable, detail));
-        }
+            Problem::new(ErrorCode::AuditUnavailable, detail)
+        })?;
         let mut manifest = revise::next(&current);
         for version in &proved {
             reshare::finish(&mut manifest, *version).map_err(|error| conflict(error.to_string()))?;
         }
-        self.publish(core, manifest, &[]).await?;
+        let outcome = self.publish(core, manifest, &[]).await;
+        let phase = if outcome.is_ok() { Phase::Done } else { Phase::Failed };
+        self.audit.note(entry(phase).fact("intent", intent));
+        outcome?;
         for version in proved {
             let set = core.record(version)?.share_set.set;
             tracing::info!(version = version.get(), set, "new shares are in force; those before are refused");

@@ -338,16 +338,23 @@ impl Node {
             }
             return;
         }
-        // It destroys for ever: not without a line in the audit log before it.
-        let intent = Entry::new("hold-ends", Phase::Intent).fact("version", version.get());
-        if let Err(cause) = self.audit.require(intent).await {
-            return tracing::warn!(cause, "a hold does not end while that can't be recorded");
+        if let Err(problem) = self.may_publish(core) {
+            return tracing::debug!(%problem, "a hold does not end now; tried again later");
         }
+        // It destroys for ever: not without a line in the audit log before it.
+        let entry = |phase| Entry::new("hold-ends", phase).fact("version", version.get());
+        let intent = match self.audit.require(entry(Phase::Intent)).await {
+            Ok(intent) => intent,
+            Err(cause) => return tracing::warn!(cause, "a hold does not end while that can't be recorded"),
+        };
         let mut next = revise::next(&document);
         if let Some(retirement) = next.version_mut(version).and_then(|record| record.retirement.as_mut()) {
             retirement.hold_ended = Some(wall_clock());
         }
-        match self.publish(core, next, &[]).await {
+        let outcome = self.publish(core, next, &[]).await;
+        let phase = if outcome.is_ok() { Phase::Done } else { Phase::Failed };
+        self.audit.note(entry(phase).fact("intent", intent));
+        match outcome {
             Ok(()) => tracing::info!(version = version.get(), "the hold is over: the version is destroyed"),
             Err(problem) => {
                 tracing::warn!(%problem, "the end of a hold could not be published; tried again later")

@@ -74,7 +74,11 @@ impl SqliteMetadata {
         let changed = self.session.run(limit, move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let answer = change(&transaction, &newest)?;
-            if answer.is_ok() { transaction.commit()? } else { transaction.rollback()? }
+            if answer.is_ok() {
+                transaction.commit()?
+            } else {
+                transaction.rollback()?
+            }
             Ok(answer)
         });
         changed.await
