@@ -303,6 +303,10 @@ fn a_version_that_is_retired_and_restored_is_as_it_was() {
     revise::restore(&mut manifest, v(9)).unwrap();
     revise::add_canaries(&mut manifest, &keyring, &[key("pii")]);
     assert_eq!(canaries(&manifest), canaries(&before));
+    // But that members may lack it, and that a wait of before is another.
+    let restored = manifest.version_mut(v(9)).unwrap();
+    assert_eq!((restored.brought_back, restored.since), (true, Some(1)));
+    (restored.brought_back, restored.since) = (false, None);
     assert_eq!(manifest.versions, before.versions);
 }
 

@@ -156,6 +156,12 @@ impl World {
         manifest: Manifest,
         more: &[Arc<Validated>],
     ) -> Result<(), Refused> {
+        self.may_publish(node)?;
+        self.is_at_the_head(node)?;
+        self.write_revision(node, manifest, more)
+    }
+
+    fn may_publish(&self, node: &Node) -> Result<(), Refused> {
         node.gates_open()?;
         if node.members.double().is_some() {
             return Err("another lives under its name".into());
@@ -167,13 +173,27 @@ impl World {
         if let Some(version) = adopt::silent(node.manifest()?, holds) {
             return Err(format!("v{version} is required and not loaded here"));
         }
-        let highest = self.highest_stored(node).map_err(|error| format!("the store is {error:?}"))?;
-        if highest >= manifest.revision {
-            let revision = node.manifest()?.revision + 1;
-            node.diverged = Some(Divergence::Gap { revision });
-            self.follow(node);
-            return Err(format!("the store holds revision {highest}"));
+        Ok(())
+    }
+
+    fn is_at_the_head(&mut self, node: &mut Node) -> Result<(), Refused> {
+        let newest = self.list(node, "manifest/").map_err(|error| format!("the store is {error:?}"))?.pop();
+        let newest = newest.and_then(|(_, record)| parse_any(&record)).map(|newest| newest.digest);
+        if newest.is_some() && newest == node.adopted.as_ref().map(|adopted| adopted.digest) {
+            return Ok(());
         }
+        let revision = node.manifest()?.revision + 1;
+        node.diverged = Some(Divergence::Gap { revision });
+        self.follow(node);
+        Err("the store's newest revision is another".into())
+    }
+
+    fn write_revision(
+        &mut self,
+        node: &mut Node,
+        manifest: Manifest,
+        more: &[Arc<Validated>],
+    ) -> Result<(), Refused> {
         let vouching: Vec<_> = node.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching).map_err(|error| error.to_string())?;
         let document = Document::new(document);
@@ -244,7 +264,8 @@ impl World {
         node.diverged = None;
         let mut manifest = node.next()?;
         manifest.revision = manifest.revision.max(stored + 1);
-        self.publish(node, manifest, &[])
+        self.may_publish(node)?;
+        self.write_revision(node, manifest, &[])
     }
 }
 

@@ -225,7 +225,16 @@ impl Node {
         more: &[Arc<Validated>],
     ) -> Result<(), Problem> {
         self.may_publish(core)?;
-        self.nothing_above(core, manifest.revision).await?;
+        self.is_at_the_head(core).await?;
+        self.write_revision(core, manifest, more).await
+    }
+
+    async fn write_revision(
+        &self,
+        core: &mut Core,
+        manifest: Manifest,
+        more: &[Arc<Validated>],
+    ) -> Result<(), Problem> {
         let vouching: Vec<_> = core.loaded.values().chain(more).cloned().collect();
         let document = revise::seal(manifest, &vouching)
             .map_err(|error| internal(&format!("the next manifest is not well-formed: {error}")))?;
@@ -265,17 +274,18 @@ impl Node {
         }
     }
 
-    /// A node that was away while the store went back, and was published to again above that, has a gap before it: what
-    /// it wrote there would be another past.
-    async fn nothing_above(&self, core: &mut Core, revision: u64) -> Result<(), Problem> {
-        let highest = self.highest_stored().await.map_err(|error| store_problem(&error))?;
-        if highest < revision {
+    /// Behind a store that went back there may be nothing before the next revision, or, where it was published again
+    /// above that, a gap and more: what this node wrote there would be another past.
+    async fn is_at_the_head(&self, core: &mut Core) -> Result<(), Problem> {
+        let newest = self.metadata.list(PREFIX).await.map_err(|error| store_problem(&error))?.pop();
+        let adopted = core.manifest()?;
+        if newest.is_some_and(|newest| newest.value == adopted.canonical()) {
             return Ok(());
         }
         // Looked at with this in mind, a gap stays one until an operator has settled it.
-        core.diverged = Some(Divergence::Gap { revision });
+        core.diverged = Some(Divergence::Gap { revision: adopted.manifest().revision.saturating_add(1) });
         self.follow(core).await;
-        Err(conflict(format!("the store holds revision {highest} already; look again and repeat")))
+        Err(conflict("the store's newest revision is another than this node's; look again and repeat"))
     }
 
     /// Appends to the chain. After an error whose outcome is unknown, what is stored decides.
@@ -354,7 +364,8 @@ impl Node {
             .checked_add(1)
             .ok_or_else(|| conflict("the store holds the last revision that there can be"))?;
         manifest.revision = manifest.revision.max(above);
-        self.publish(&mut core, manifest, &[]).await?;
+        self.may_publish(&core)?;
+        self.write_revision(&mut core, manifest, &[]).await?;
         let (revision, digest) = adopt::identity(core.manifest()?);
         tracing::warn!(revision, "the manifest was published again above everything that was seen");
         Ok(ManifestAnswer { revision, digest })
