@@ -32,10 +32,10 @@ fn a_flood_of_consents_becomes_a_few_lines_whether_the_request_is_open_done_or_n
     assert!(of(&whole(&world), "consent").count() <= 20);
     // What is right is one, and then it is a refusal that is written so often.
     consent(&world, &request, &world.share(9, 1)).expect(200);
-    let again: Vec<u16> = (0..60).map(|_| consent(&world, &request, &world.share(9, 1)).status).collect();
+    let again: Vec<u16> = (0..300).map(|_| consent(&world, &request, &world.share(9, 1)).status).collect();
     assert!(again.iter().all(|status| [422, 429].contains(status)), "{again:?}");
     let lines = whole(&world);
-    assert_eq!(of(&lines, "consent").filter(|line| line["phase"] == "intent").count(), 20, "of this holder");
+    assert_eq!(of(&lines, "consent").filter(|line| line["phase"] == "intent").count(), 240, "of this holder");
     // Who has not consented yet is heard.
     let done = consent(&world, &request, &world.share(9, 2)).expect(200);
     assert_eq!(done["version"], 10);
@@ -54,10 +54,10 @@ fn a_flood_of_consents_becomes_a_few_lines_whether_the_request_is_open_done_or_n
 #[test]
 fn a_holder_who_proves_for_ever_is_answered_and_becomes_a_few_lines() {
     let world = unlocked();
-    for _ in 0..60 {
+    for _ in 0..300 {
         world.submit("/v1/prove/parts", &[(9, 3)]).expect(200);
     }
-    assert_eq!(of(&whole(&world), "prove-parts").count(), 20);
+    assert_eq!(of(&whole(&world), "prove-parts").count(), 240);
     world.submit("/v1/prove/parts", &[(9, 4)]).expect(200);
     assert_eq!(last(&whole(&world), "prove-parts", "done")["facts"]["accepted"][0]["holder"], "h4");
 }

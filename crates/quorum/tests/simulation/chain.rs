@@ -156,13 +156,13 @@ impl World {
         manifest: Manifest,
         more: &[Arc<Validated>],
     ) -> Result<(), Refused> {
-        self.may_publish(node)?;
+        node.gates_open()?;
+        self.may_write(node)?;
         self.is_at_the_head(node)?;
         self.write_revision(node, manifest, more)
     }
 
-    fn may_publish(&self, node: &Node) -> Result<(), Refused> {
-        node.gates_open()?;
+    fn may_write(&self, node: &Node) -> Result<(), Refused> {
         if node.members.double().is_some() {
             return Err("another lives under its name".into());
         }
@@ -261,11 +261,12 @@ impl World {
             return Ok(());
         }
         self.note_restored(node)?;
-        node.diverged = None;
         let mut manifest = node.next()?;
         manifest.revision = manifest.revision.max(stored + 1);
-        self.may_publish(node)?;
-        self.write_revision(node, manifest, &[])
+        self.may_write(node)?;
+        self.write_revision(node, manifest, &[])?;
+        node.diverged = None;
+        Ok(())
     }
 }
 

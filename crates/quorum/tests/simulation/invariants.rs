@@ -68,7 +68,7 @@ impl World {
     /// A store that goes back has broken its promise: what it acknowledged last, others may never have seen. Until all
     /// have noticed, which an echo bounds, no value is called invalid, and that is all; the hold is there for it.
     fn has_just_gone_back(&self) -> bool {
-        self.store.restored_at.is_some_and(|at| self.now < at + NOTICED_WITHIN)
+        self.store.restored_at.is_some_and(|at| self.now < at.max(self.store.away_until) + NOTICED_WITHIN)
     }
 
     /// A revision entered the store.

@@ -16,8 +16,10 @@ use serde_json::{Value as Json, json};
 use crate::listen::network;
 
 const WINDOW: Duration = Duration::from_secs(60);
-/// Calls of one address, or with one holder's share, in a window.
-const OF_ONE_MAX: u32 = 20;
+/// Refused calls of one address in a window.
+const OF_ADDRESS_MAX: u32 = 20;
+/// Calls with one holder's right share in a window: far more than any ceremony asks for.
+const OF_HOLDER_MAX: u32 = 240;
 /// Lines of all addresses in a window.
 const OF_ALL_MAX: u32 = 100;
 /// Addresses that are told apart; the rest is counted together.
@@ -40,8 +42,8 @@ struct Count {
 }
 
 impl Count {
-    fn admits(&mut self, room: bool) -> bool {
-        let admitted = room && self.lines < OF_ONE_MAX;
+    fn admits(&mut self, max: u32) -> bool {
+        let admitted = self.lines < max;
         if admitted {
             self.lines += 1;
         } else {
@@ -57,7 +59,11 @@ impl Quota {
         self.began.get_or_insert(now);
         let from = from.map(network);
         let known = self.of.len() < ADDRESSES_MAX || self.of.contains_key(&from);
-        let admitted = self.of.entry(if known { from } else { None }).or_default().admits(self.lines < OF_ALL_MAX);
+        let admitted = self
+            .of
+            .entry(if known { from } else { None })
+            .or_default()
+            .admits(if self.lines < OF_ALL_MAX { OF_ADDRESS_MAX } else { 0 });
         self.lines += u32::from(admitted);
         admitted
     }
@@ -66,7 +72,8 @@ impl Quota {
     /// uses up a holder's room.
     pub(super) fn admits_holders(&mut self, holders: &[HolderName], now: Instant) -> bool {
         self.began.get_or_insert(now);
-        let counts = holders.iter().map(|holder| self.holders.entry(holder.clone()).or_default().admits(true));
+        let counts =
+            holders.iter().map(|holder| self.holders.entry(holder.clone()).or_default().admits(OF_HOLDER_MAX));
         // Each is counted, so this does not end at the first.
         counts.fold(false, |any, admitted| any | admitted)
     }
@@ -129,7 +136,7 @@ mod tests {
         let names = ["h1", "h2"].map(|name| name.parse::<HolderName>().unwrap());
         let [first, second] = &names;
         let written = (0..1000).filter(|_| quota.admits_holders(std::slice::from_ref(first), now)).count();
-        assert_eq!(written, 20);
+        assert_eq!(written, 240);
         assert!(quota.admits_holders(&[first.clone(), second.clone()], now), "the second is heard");
         assert!(quota.admits(address(1), now), "and so are strangers");
         for n in 0..100_000 {
@@ -137,7 +144,7 @@ mod tests {
         }
         assert!(quota.admits_holders(std::slice::from_ref(second), now), "whatever strangers do");
         let summary = serde_json::to_value(quota.summary(now + WINDOW).unwrap()).unwrap();
-        assert_eq!(summary["facts"]["holders"], json!([{"holder": "h1", "repeated": 981}]));
+        assert_eq!(summary["facts"]["holders"], json!([{"holder": "h1", "repeated": 761}]));
         assert!(quota.admits_holders(&names, now + WINDOW), "a new minute");
     }
 }

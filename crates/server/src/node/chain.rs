@@ -358,14 +358,15 @@ impl Node {
             return Ok(ManifestAnswer { revision: stored, digest: current.digest() });
         }
         self.note_restored(&mut core, "the manifest was published again").await?;
-        core.diverged = None;
         let mut manifest = revise::next(&current);
         let above = stored
             .checked_add(1)
             .ok_or_else(|| conflict("the store holds the last revision that there can be"))?;
         manifest.revision = manifest.revision.max(above);
-        self.may_publish(&core)?;
+        self.alone_under_its_name()?;
+        self.may_write(&core)?;
         self.write_revision(&mut core, manifest, &[]).await?;
+        core.diverged = None;
         let (revision, digest) = adopt::identity(core.manifest()?);
         tracing::warn!(revision, "the manifest was published again above everything that was seen");
         Ok(ManifestAnswer { revision, digest })
