@@ -22,7 +22,7 @@ use crate::{
 pub struct Fleet {
     pub cluster: Cluster,
     pub links: Vec<Proxy>,
-    pub store: Postgres,
+    _store: Postgres,
     /// Values of v9, and what each of them holds.
     pub values: Vec<(String, Vec<u8>)>,
 }
@@ -41,7 +41,7 @@ impl Fleet {
         let values = values.collect();
         let staged = cluster.staged(9);
         cluster.unlock_all(staged);
-        Self { cluster, links, store, values }
+        Self { cluster, links, _store: store, values }
     }
 }
 
