@@ -198,7 +198,7 @@ fn all_is_lost_and_comes_back_from_a_backup_before_the_rotation_without_one_wron
         }
     }
     let mut altered = issued[0].clone().into_bytes();
-    altered[20] ^= 1;
+    altered[20] = if altered[20] == b'A' { b'B' } else { b'A' };
     let altered = String::from_utf8(altered).unwrap();
     world.decrypt("garbage").expect_problem(422, "malformed_ciphertext", "invalid");
     world.decrypt(&altered).expect_problem(422, "authentication_failed", "invalid");
