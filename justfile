@@ -31,6 +31,14 @@ fuzz TARGET *ARGS:
         -dict=tests/fuzz/dictionaries/{{TARGET}}.dict -artifact_prefix=target/fuzz/artifacts/{{TARGET}}/ \
         -timeout=1 -max_len=8192 {{ARGS}}
 
+# Every exchange with a daemon cut behind every byte, instead of a sample of them: hours.
+every-byte:
+    KEYMOOT_TEST_EVERY_BYTE=1 cargo test --locked --test daemon -- --nocapture --test-threads 1 network::
+
+# A thousand clients while the database is away for five minutes, instead of for seconds.
+five-minutes-away:
+    KEYMOOT_TEST_AWAY_SECONDS=300 cargo test --locked --test cluster -- --nocapture fault_52_a_database_that_is_away
+
 # Licences, banned crates, sources, advisories. Needs cargo-deny.
 deny:
     cargo deny check

@@ -402,10 +402,19 @@ def canonical(value):
 
 
 def table(request):
-    """Opens every row of a table and compares. `expected`: [[id, {"plaintext"} | {"as_is", "blob"?}], …]"""
-    roots, key = roots_of(request["shares"]), request["key"]
-    with sqlite3.connect("file:%s?mode=ro" % request["db"], uri=True) as connection:
-        rows = connection.execute(request["sql"]).fetchall()
+    """Opens every row of a table and compares. `expected`: [[id, {"plaintext"} | {"as_is", "blob"?}], …]
+
+    The rows are in a SQLite file (`db`, `sql`), or were read by somebody else: `rows`: [[id, text or null], …], where a
+    `binary` column's are in hex. `associated_data`: what binds each to its row, with `{id}` in it.
+    """
+    roots, key, bound_to = roots_of(request["shares"]), request["key"], request.get("associated_data", "")
+    if "rows" in request:
+        rows = request["rows"]
+        if request.get("binary"):
+            rows = [[id, None if stored is None else bytes.fromhex(stored)] for id, stored in rows]
+    else:
+        with sqlite3.connect("file:%s?mode=ro" % request["db"], uri=True) as connection:
+            rows = connection.execute(request["sql"]).fetchall()
     expected, wrong, versions = {id: fact for id, fact in request["expected"]}, [], {}
     if len(expected) != len(request["expected"]):
         wrong.append("expected names a row twice")
@@ -421,7 +430,7 @@ def table(request):
             try:
                 version = parse_value(stored)[0]
                 versions[version] = versions.get(version, 0) + 1
-                if open_value(roots, key, stored).decode() != fact["plaintext"]:
+                if open_value(roots, key, stored, bound_to.replace("{id}", str(id)).encode()).decode() != fact["plaintext"]:
                     wrong.append("row %r opens to something else than %r" % (id, fact["plaintext"]))
             except (Wrong, ValueError, TypeError, AttributeError) as error:
                 wrong.append("row %r does not open: %s" % (id, error))

@@ -77,6 +77,23 @@ impl Bao {
         Ok(serde_json::from_str(&answer.text()?).unwrap_or(Json::Null))
     }
 
+    /// Ciphertexts of these.
+    pub(crate) fn encrypt(&self, http: &Client, plaintexts: &[String]) -> Vec<String> {
+        self.batch(http, "encrypt", plaintexts.iter().map(|text| json!({"plaintext": STANDARD.encode(text)})))
+    }
+
+    /// The same values under its newest key version.
+    pub(crate) fn rewrap(&self, http: &Client, ciphertexts: &[String]) -> Vec<String> {
+        self.batch(http, "rewrap", ciphertexts.iter().map(|text| json!({"ciphertext": text})))
+    }
+
+    fn batch(&self, http: &Client, operation: &str, items: impl Iterator<Item = Json>) -> Vec<String> {
+        let asked = json!({"batch_input": items.collect::<Vec<_>>()});
+        let answer = self.put(http, &format!("transit/{operation}/bench"), asked).unwrap();
+        let made = answer["data"]["batch_results"].as_array().unwrap();
+        made.iter().map(|item| item["ciphertext"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// The same work as the daemon's: values of the same plaintexts, one alone or a batch.
     pub(crate) fn question(&self, load: &Load, operation: &str, size: usize) -> Question {
         let items: Vec<Json> =

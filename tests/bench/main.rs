@@ -5,8 +5,9 @@
 //!
 //! # Layout
 //!
-//! [`load`] asks over TLS, [`echo`] is the ceiling, [`bao`] another key manager; [`service`], [`rekey`] and
-//! [`footprint`] are what is measured; [`process`] and [`figures`] count and show.
+//! [`load`] asks over TLS, [`echo`] is the ceiling, [`bao`] another key manager; [`service`], [`rekey`],
+//! [`rekey_postgres`], [`rekey_mariadb`], [`growth`], [`foreground`] and [`footprint`] are what is measured; [`process`]
+//! and [`figures`] count and show.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,12 +22,17 @@
 mod harness;
 
 mod bao;
+mod columns;
 mod echo;
 mod figures;
 mod footprint;
+mod foreground;
+mod growth;
 mod load;
 mod process;
 mod rekey;
+mod rekey_mariadb;
+mod rekey_postgres;
 mod service;
 
 use std::{path::Path, time::Duration};
@@ -42,7 +48,11 @@ struct Options {
     /// Compare with OpenBao too. Its program is `KEYMOOT_BENCH_BAO`, or `target/venv/bin/bao`.
     #[arg(long)]
     bao: bool,
-    /// Only what has this in its name: service, footprint, rekey.
+    /// Only how rekeying a PostgreSQL table on disk grows, from 10,000 rows to so many: a minute for the million, and
+    /// much longer and 15 GB of `TMPDIR` for ten.
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, default_missing_value = "1000000")]
+    growth: Option<usize>,
+    /// Only what has this in its name: service, footprint, foreground, rekey-sqlite, rekey-postgres, rekey-mariadb.
     #[arg(default_value = "")]
     only: String,
     /// Cargo passes it; it means nothing here.
@@ -56,7 +66,11 @@ pub(crate) struct Scale {
     pub(crate) round: Duration,
     pub(crate) rows: usize,
     pub(crate) bao: bool,
+    /// The most rows of the growth.
+    pub(crate) growth: usize,
 }
+
+type Measure = fn(&Scale);
 
 fn main() {
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -67,7 +81,7 @@ fn main() {
         return echo::serve(Path::new(data_dir));
     }
     let options = Options::parse();
-    let mut scale = Scale { rounds: 5, round: Duration::from_secs(2), rows: 200_000, bao: options.bao };
+    let mut scale = Scale { rounds: 5, round: Duration::from_secs(2), rows: 200_000, bao: options.bao, growth: 0 };
     if options.quick {
         scale = Scale { rounds: 2, round: Duration::from_millis(500), rows: 40_000, ..scale };
     }
@@ -75,9 +89,18 @@ fn main() {
     let others = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{cores} cores; load average before the start: {}", others.trim());
     println!("{} rounds of {:?} on each side, {} connections", scale.rounds, scale.round, load::CONNECTIONS);
-    for (name, measure) in
-        [("footprint", footprint::measure as fn(&Scale)), ("service", service::measure), ("rekey", rekey::measure)]
-    {
+    if let Some(growth) = options.growth {
+        return growth::measure(&Scale { growth, ..scale });
+    }
+    let measures = [
+        ("footprint", footprint::measure as Measure),
+        ("service", service::measure),
+        ("rekey-sqlite", rekey::measure),
+        ("rekey-postgres", rekey_postgres::measure),
+        ("foreground", foreground::measure),
+        ("rekey-mariadb", rekey_mariadb::measure),
+    ];
+    for (name, measure) in measures {
         if name.contains(&options.only) {
             measure(&scale);
         }

@@ -14,6 +14,24 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     ticks as f64 / TICKS_PER_SECOND
 }
 
+/// The same of a process with its children, those included that ended.
+pub(crate) fn family_cpu_seconds(pid: u32) -> f64 {
+    let others = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let other: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(format!("/proc/{other}/stat")).ok()?;
+        let fields: Vec<u64> =
+            stat.rsplit_once(')')?.1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+        // `ppid` is field 4; `utime`, `stime`, `cutime` and `cstime` are 14 to 17.
+        (other == pid || fields[0] == u64::from(pid)).then(|| fields[10..14].iter().sum::<u64>())
+    });
+    others.sum::<u64>() as f64 / TICKS_PER_SECOND
+}
+
+/// Begins `VmHWM` anew.
+pub(crate) fn forget_peak(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
 /// MB of one line of `/proc/<pid>/status`: `VmRSS` for now, `VmHWM` for the most that there ever was.
 pub(crate) fn memory_mb(pid: u32, line: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

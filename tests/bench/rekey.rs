@@ -59,7 +59,7 @@ pub(crate) fn measure(scale: &Scale) {
 }
 
 /// From the job's own record.
-fn seconds(job: &Json) -> f64 {
+pub(crate) fn seconds(job: &Json) -> f64 {
     let at = |field: &str| job[field].as_str().unwrap().parse::<Timestamp>().unwrap();
     at("ended_at").duration_since(at("started_at")).as_secs_f64()
 }

@@ -17,7 +17,12 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -434,4 +439,34 @@ fn the_log_of_a_daemon_is_shown_followed_and_verified_by_two_implementations() {
     fs::write(&log, cut).unwrap();
     let (_, text) = verify(&[&[&*data_dir, "--head", path], &keys[..]].concat(), 1);
     assert!(text.contains("was signed: its tail was cut off"), "{text}");
+}
+
+#[test]
+fn a_log_whose_daemon_begins_new_files_meanwhile_is_whole_all_the_same() {
+    let world = World::with(400);
+    let (lines, dir) = (&world.lines, world.dir.path());
+    let (begun, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let current = dir.join("audit.jsonl");
+            for (line, seq) in lines.iter().zip(1..) {
+                fs::write(&current, line).unwrap();
+                begun.store(seq, Ordering::SeqCst);
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(2));
+                fs::rename(&current, dir.join(format!("audit-{seq:020}.jsonl"))).unwrap();
+            }
+        });
+        while begun.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        // More often than new files are begun while one of them is read.
+        for _ in 0..40 {
+            let (json, _) = verify(&[dir.to_str().unwrap()], 0);
+            assert!(json["lines"].as_u64().unwrap() > 0, "{json}");
+        }
+        over.store(true, Ordering::SeqCst);
+    });
 }

@@ -15,7 +15,7 @@ mod harness;
 mod impostor;
 mod program;
 
-use std::{fs, net::TcpListener, sync::Arc};
+use std::{fs, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
@@ -208,10 +208,10 @@ fn redirect(status: u16, target: &Impostor) -> Vec<u8> {
 }
 
 fn cases(authority: &Authority, target: &Arc<Impostor>) -> Vec<Case> {
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut cases = vec![Case {
         what: "dead",
-        url: format!("https://{gone}"),
+        // Nobody is given this port in the course of the test.
+        url: "https://127.0.0.1:9".into(),
         says: "can't be reached",
         code: 3,
         impostor: None,
@@ -224,14 +224,16 @@ fn cases(authority: &Authority, target: &Arc<Impostor>) -> Vec<Case> {
     // What it would answer, if anybody listened to it.
     let truth = || -> impostor::Answer { Box::new(|_| http(200, "", &status_of("0101010101010101"))) };
     add("slow", Manner::Silent, "did not answer in time", 3);
-    add("without TLS", Manner::Plain(truth()), "can't be reached", 3);
+    add("without TLS", Manner::Plain(truth()), "does not speak TLS", 3);
+    add("of TLS 1.1", Manner::Plain(Box::new(|_| impostor::hello_of_tls_1_1())), "TLS 1.2 or 1.3 is needed", 3);
     add(
         "of another CA",
         Manner::Tls(Authority::new().tls(Certificate::Good), truth()),
         "invalid peer certificate",
         3,
     );
-    add("expired", Manner::Tls(authority.tls(Certificate::Expired), truth()), "expired", 3);
+    add("expired", Manner::Tls(authority.tls(Certificate::Expired), truth()), "renew its certificate", 3);
+    add("not yet valid", Manner::Tls(authority.tls(Certificate::NotYetValid), truth()), "this machine's clock", 3);
     add("of another name", Manner::Tls(authority.tls(Certificate::WrongName), truth()), "db9.example", 3);
     let nonsense: impostor::Answer = Box::new(|_| http(200, "", "{\"state\": \"unlocked\"}"));
     add("nonsense", Manner::Tls(good.clone(), nonsense), "not Keymoot's", 3);

@@ -26,6 +26,7 @@ pub struct Authority {
 pub enum Certificate {
     Good,
     Expired,
+    NotYetValid,
     WrongName,
 }
 
@@ -44,6 +45,10 @@ impl Authority {
         if matches!(certificate, Certificate::Expired) {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
+        }
+        if matches!(certificate, Certificate::NotYetValid) {
+            params.not_before = date_time_ymd(2200, 1, 1);
+            params.not_after = date_time_ymd(2201, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
         let signed = params.signed_by(&key, &self.issuer).unwrap();
@@ -188,4 +193,11 @@ pub fn http(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}")
         .into_bytes()
+}
+
+/// The first answer of a server that knows no later TLS than 1.1 (version 3.2): its hello, with a suite of that time.
+pub fn hello_of_tls_1_1() -> Vec<u8> {
+    let body = [&[3, 2][..], &[7; 32], &[0], &[0xc0, 0x13], &[0]].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[22, 3, 2, 0, length + 4, 2, 0, 0, length][..], &body].concat()
 }

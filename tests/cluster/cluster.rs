@@ -1,33 +1,45 @@
 //! Three nodes, db1 to db3, unlocked.
 
+use std::{path::Path, time::Duration};
+
+use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::harness::World;
+use crate::harness::{OPERATOR, World, servers::directory};
+
+/// Jobs do not step aside for decryptions that a busy machine makes slow: each time they would for half a minute.
+pub const PATIENT: &str = "[rekey]\nmax_decrypt_latency = \"1h\"\n";
 
 pub struct Cluster {
     pub nodes: Vec<World>,
-    _store: Option<TempDir>,
+    store: Option<TempDir>,
 }
 
 impl Cluster {
     /// On a SQLite file that they share; `more` is in each node's configuration.
     pub fn new(more: &str) -> Self {
-        let store = tempfile::tempdir().unwrap();
+        // A disk that stalls for three seconds is a store that is away, and then not all that was asked for is done.
+        let store = directory(None);
         let url = format!("sqlite://{}", store.path().join("meta.db").display());
-        Self { _store: Some(store), ..Self::at([&url, &url, &url], more) }
+        Self { store: Some(store), ..Self::at([&url, &url, &url], more) }
     }
 
     /// On one store, to which each node has an address of its own.
     pub fn at(urls: [&str; 3], more: &str) -> Self {
+        Self::started(urls, more, World::start)
+    }
+
+    /// The same, each node started in a way of one's own.
+    pub fn started(urls: [&str; 3], more: &str, mut start: impl FnMut(&mut World)) -> Self {
         let nodes = (1..).zip(urls).map(|(n, url)| {
             let mut world = World::new(&format!(
                 "{more}[cluster]\nnode = \"db{n}\"\nmembers = [\"db1\", \"db2\", \"db3\"]\n[metadata]\nurl = \"{url}\"\n"
             ));
-            world.start();
+            start(&mut world);
             world
         });
-        let mut cluster = Self { nodes: nodes.collect(), _store: None };
+        let mut cluster = Self { nodes: nodes.collect(), store: None };
         cluster.nodes[0].init(5, 9);
         cluster.confirm_and_unlock();
         cluster
@@ -52,6 +64,12 @@ impl Cluster {
         self.until_all_present();
     }
 
+    /// Stops a node of a cluster on a SQLite file.
+    pub fn pause(&self, at: usize) {
+        let file = self.store.as_ref().unwrap().path().join("meta.db");
+        stop_between_locks(&self.nodes[at], &[&file]);
+    }
+
     pub fn unlock_all(&self, version: u32) {
         for node in &self.nodes {
             node.unlock_by(version, &[1, 2]);
@@ -67,6 +85,35 @@ impl Cluster {
                 (peers.len() == 2 && peers.iter().all(|peer| peer["present"] == true)).then_some(())
             });
         }
+    }
+
+    /// From their next start on the nodes listen where they do now, and the others know it.
+    pub fn keep_addresses(&mut self) {
+        for node in &mut self.nodes {
+            node.keep_addresses();
+        }
+        for node in &self.nodes {
+            node.until("the others say how they are reached", || {
+                let status = node.get("/v1/status");
+                let peers = status["peers"].as_array().unwrap();
+                (peers.len() == 2 && peers.iter().all(|peer| peer["address"].is_string())).then_some(())
+            });
+        }
+    }
+
+    /// A maintenance window for these members, consented to; its id, once every node knows its time.
+    #[track_caller]
+    pub fn window(&self, consenting: u32, members: &[&str], granted_for: &str) -> String {
+        let request = self.nodes[0].ask(json!({"operation": "window", "members": members, "for": granted_for}));
+        for holder in [1, 2] {
+            self.nodes[0].consent(&request, &[(consenting, holder)]).expect(200);
+        }
+        for node in &self.nodes {
+            node.until("the window is open here", || {
+                node.get("/v1/status")["window"]["left_seconds"].as_u64().map(drop)
+            });
+        }
+        request["id"].as_str().unwrap().to_owned()
     }
 
     /// Staged on db1 and proved; the shares are at hand for every node.
@@ -86,9 +133,46 @@ impl Cluster {
         version
     }
 
+    /// Asks db1 for a rekey job of so many rows a second; its id. None is written before all nodes go by the limit.
+    pub fn limited_rekey(&self, rows_per_second: u64) -> String {
+        let switches: Vec<_> = self.nodes.iter().map(|node| node.data_dir().join("pause-rekey")).collect();
+        switches.iter().for_each(|switch| std::fs::write(switch, "").unwrap());
+        let db1 = &self.nodes[0];
+        let id = db1.post("/v1/rekey", json!({})).expect(202)["id"].as_str().unwrap().to_owned();
+        let (path, limit) = (format!("/v1/rekey/{id}"), json!({"max_rows_per_second": rows_per_second}));
+        db1.until("it is limited", || {
+            (db1.control("PATCH", &path, Some(OPERATOR), limit.clone()).status == 200).then_some(())
+        });
+        for node in &self.nodes {
+            node.until("the limit is known here", || {
+                let job = node.try_get(&path)?;
+                (job["limits"]["max_rows_per_second"] == rows_per_second).then_some(())
+            });
+        }
+        switches.iter().for_each(|switch| std::fs::remove_file(switch).unwrap());
+        id
+    }
+
     pub fn activate(&self, version: u32, body: Json) -> crate::harness::Answer {
         self.nodes[0].post(&format!("/v1/versions/{version}/activate"), body)
     }
+}
+
+/// Stops a daemon where it holds no lock of a SQLite file: that would hold up everybody, lease or no lease.
+pub fn stop_between_locks(node: &World, files: &[&Path]) {
+    let is_free = |file: &Path| {
+        let connection = Connection::open(file).unwrap();
+        connection.busy_timeout(Duration::from_secs(1)).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
+    };
+    node.until("it is stopped and holds no lock", || {
+        node.signal("-STOP");
+        let free = files.iter().copied().all(is_free);
+        if !free {
+            node.signal("-CONT");
+        }
+        free.then_some(())
+    });
 }
 
 /// What is missing, each as (code, who).

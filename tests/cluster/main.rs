@@ -13,6 +13,17 @@
 mod harness;
 
 mod activation;
+mod away;
+mod balancer;
 mod cluster;
+mod exclusion;
+mod handed_over;
+mod herd;
+mod namespaces;
+mod partition;
 mod rekey;
+mod restored;
+mod rolling;
+mod silent;
 mod together;
+mod window;

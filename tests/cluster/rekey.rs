@@ -15,8 +15,11 @@ use rusqlite::{Connection, params};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    cluster::Cluster,
-    harness::{PATIENCE, SOURCE, World, make_table, oracle},
+    cluster::{Cluster, stop_between_locks},
+    harness::{
+        PATIENCE, SOURCE, World, make_table, oracle,
+        servers::{Postgres, directory},
+    },
 };
 
 const ROWS: u64 = 4_000;
@@ -86,23 +89,6 @@ fn times(node: &World, line: &str) -> usize {
     node.log().matches(line).count()
 }
 
-/// Stops a daemon where it holds no lock of a SQLite file: that would hold up everybody, lease or no lease.
-fn stop_between_locks(node: &World, files: [&Path; 2]) {
-    let is_free = |file: &Path| {
-        let connection = Connection::open(file).unwrap();
-        connection.busy_timeout(Duration::from_secs(1)).unwrap();
-        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
-    };
-    node.until("it is stopped and holds no lock", || {
-        node.signal("-STOP");
-        let free = files.into_iter().all(is_free);
-        if !free {
-            node.signal("-CONT");
-        }
-        free.then_some(())
-    });
-}
-
 /// Waits until one of `others` has taken the source over and got further with it; which.
 fn relieved(others: &[&World], id: &str, taken: usize, scanned: u64) -> usize {
     others[0].until("another node goes on", || {
@@ -113,7 +99,7 @@ fn relieved(others: &[&World], id: &str, taken: usize, scanned: u64) -> usize {
 
 #[test]
 fn fault_39_two_nodes_share_a_job_and_a_stopped_holder_harms_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory(None);
     let (db, meta) = (dir.path().join("app.db"), dir.path().join("meta.db"));
     let url = format!("sqlite://{}", meta.display());
     let declared = SOURCE.replace("{dir}", dir.path().to_str().unwrap());
@@ -148,7 +134,7 @@ fn fault_39_two_nodes_share_a_job_and_a_stopped_holder_harms_nothing() {
     let seen = source(db2, &id)["scanned"].as_u64().unwrap();
     db2.until("db2 sees what db1 does", || (source(db2, &id)["scanned"].as_u64()? > seen).then_some(()));
     assert_eq!((times(db2, TAKEN), times(db3, TAKEN)), (0, 0));
-    stop_between_locks(db1, [&db, &meta]);
+    stop_between_locks(db1, &[&db, &meta]);
     let scanned = source(db2, &id)["scanned"].as_u64().unwrap();
     let others = [db2, db3];
     let holder = others[relieved(&others, &id, 0, scanned + ROWS_PER_SECOND)];
@@ -164,7 +150,7 @@ fn fault_39_two_nodes_share_a_job_and_a_stopped_holder_harms_nothing() {
     assert_eq!(times(db1, TAKEN), 1, "db1 took the source back from a holder that lives");
 
     // The second holder is stopped too, and now the job comes to its end before it goes on.
-    stop_between_locks(holder, [&db, &meta]);
+    stop_between_locks(holder, &[&db, &meta]);
     let last = if std::ptr::eq(holder, db2) { db3 } else { db2 };
     db1.until("a third holder", || (times(db1, TAKEN) > 1 || times(last, TAKEN) > 0).then_some(()));
     limit(db1, Json::Null);
@@ -190,4 +176,44 @@ fn fault_39_two_nodes_share_a_job_and_a_stopped_holder_harms_nothing() {
     let checked = oracle::check_table_at(&db, &oracle::shares(db1, &[9, v10]), facts);
     assert_eq!(checked["versions"], json!([[v10, all]]));
     println!("{all} rows opened by the oracle; {source}");
+}
+
+#[test]
+fn every_node_shows_which_one_waits_for_what_and_since_when() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE brake (n INT); INSERT INTO brake VALUES (4);
+         CREATE TABLE tokens (id BIGINT PRIMARY KEY, token TEXT)",
+    );
+    let declared = format!(
+        "[[source]]\nname = \"tokens.token\"\nurl = \"{}\"\ntable = \"tokens\"\nid = \"id\"\ncolumn = \"token\"\n\
+         key = \"auth-token\"\nthrottle_query = \"SELECT n FROM brake\"\n",
+        server.url()
+    );
+    let cluster = Cluster::new(&declared);
+    let [db1, db2, db3] = &cluster.nodes[..] else { unreachable!() };
+    server.sql(&format!("INSERT INTO tokens VALUES (1, '{}')", db1.encrypt(b"one")));
+    let id = db2.post("/v1/rekey", json!({})).expect(202)["id"].as_str().unwrap().to_owned();
+    let waits = |node: &World| {
+        let source = source(node, &id);
+        // A server that takes long to answer is waited for too, in other words.
+        let shown = source["throttled"] == "throttle query 4 > 0";
+        shown.then(|| ["throttled_by", "throttled_since"].map(|name| source[name].as_str().unwrap().to_owned()))
+    };
+    let [by, _] = db1.until("the same wait is shown everywhere", || {
+        let wait = waits(db1)?;
+        [db2, db3].iter().all(|node| waits(node).as_ref() == Some(&wait)).then_some(wait)
+    });
+    let holder = (1..).zip(&cluster.nodes).find(|(n, _)| by == format!("db{n}")).unwrap().1;
+    holder.until("who waits has said that it works", || (times(holder, TAKEN) > 0).then_some(()));
+
+    server.sql("UPDATE brake SET n = 0");
+    for node in [db1, db2, db3] {
+        let ended = node.job_end(&id);
+        assert_eq!(
+            (&ended["state"], &ended["sources"][0]["throttled"]),
+            (&json!("completed"), &Json::Null),
+            "{ended}"
+        );
+    }
 }

@@ -21,6 +21,7 @@ use rustls::{
 use serde_json::{Value as Json, json};
 
 use crate::{
+    audit::metric,
     harness::{AUDITOR, PATIENCE, SERVICE, World},
     oracle,
 };
@@ -100,13 +101,17 @@ fn fault_09_an_address_gives_so_many_wrong_parts_and_its_right_ones_always_count
     assert!(again.iter().any(|other| *other != Some(retry_ms)), "not everybody comes back at once: {again:?}");
 
     // The other calls that take shares have the same allowance; an unknown request is not told apart from a known one.
+    // It comes back by one a second, so that of this many there is none for minutes.
+    let many = wrong("prod-keyPart-v9", &["kmshare1qqq"; 200]);
     for path in ["/v1/prove/parts", "/v1/requests/00000000-0000-7000-8000-000000000000/consent"] {
-        let mut body: Json = serde_json::from_slice(&junk).unwrap();
-        if path.ends_with("consent") {
-            body["digest"] = json!("00".repeat(32));
+        for (from, parts, limited) in [(&here, &many, true), (&there, &junk, false)] {
+            let mut body: Json = serde_json::from_slice(parts).unwrap();
+            if path.ends_with("consent") {
+                body["digest"] = json!("00".repeat(32));
+            }
+            let answer = give(&world, from, path, body.to_string());
+            assert_eq!(answer.json["code"] == "rate_limited", limited, "{path}: {}", answer.json);
         }
-        assert_eq!(give(&world, &here, path, body.to_string()).json["code"], "rate_limited", "{path}");
-        assert_ne!(give(&world, &there, path, body.to_string()).json["code"], "rate_limited", "{path}");
     }
     // A right share beside wrong ones: all of them are answered one by one.
     let mixed = json!({"parts": {"prod-keyPart-v9": world.share(9, 1), "prod-keyPart-v10": "kmshare1qqq"}});
@@ -186,8 +191,14 @@ impl Flood {
 
     #[track_caller]
     fn until(&self, calls: usize) {
-        while self.calls.load(Ordering::Relaxed) < calls {
-            assert!(self.began.elapsed() < 2 * PATIENCE, "the flood dries up");
+        let mut newest = (0, Instant::now());
+        while newest.0 < calls {
+            let so_far = self.calls.load(Ordering::Relaxed);
+            // It may be slow, on a slow machine, as long as it goes on.
+            assert!(so_far > newest.0 || newest.1.elapsed() < PATIENCE, "the flood dries up");
+            if so_far > newest.0 {
+                newest = (so_far, Instant::now());
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -394,5 +405,16 @@ fn fault_09_connections_that_say_nothing_keep_no_holder_out() {
         matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     });
     let open = open.count();
-    assert!((900..=1_000).contains(&open), "{open} are open still: they made way, and only as many as had to");
+    // On a machine that stands still for seconds some time out by themselves before the last ones come.
+    let ended =
+        |what: &str| metric(&world, &format!("keymoot_{what}_total{{listener=\"control\"}}")).unwrap_or(0.0);
+    let (made_way, timed_out) = (ended("connections_crowded_out"), ended("handshakes_failed"));
+    assert!(
+        open <= 1_000 && made_way <= 150.0,
+        "{open} are open still, {made_way} made way: only as many as had to"
+    );
+    assert!(
+        open as f64 + made_way + timed_out >= 1_050.0,
+        "{open} open, {made_way} made way, {timed_out} timed out"
+    );
 }

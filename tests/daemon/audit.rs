@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     harness::{AUDITOR, OPERATOR, SERVICE, World},
-    oracle,
+    oracle, unlocked,
 };
 
 pub fn file(world: &World) -> PathBuf {
@@ -28,11 +28,11 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The lines of these files, and what the verifier says of them.
+/// The whole lines of these files, and what the verifier says of them.
 pub fn read(files: &[PathBuf]) -> (Vec<Json>, Report) {
     let texts: Vec<_> = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let lines: Vec<Json> =
-        texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = texts.iter().flat_map(|text| text.split_inclusive('\n')).filter(|line| line.ends_with('\n'));
+    let lines: Vec<Json> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut verifier = Verifier::starting_at(lines[0]["seq"].as_u64().unwrap());
     for (number, text) in texts.iter().enumerate() {
         if number > 0 {
@@ -54,7 +54,10 @@ pub fn lines(files: &[PathBuf]) -> Vec<Json> {
 /// The lines of a log that is whole.
 #[track_caller]
 pub fn whole(world: &World) -> Vec<Json> {
-    let (lines, report) = read(&files(&world.data_dir()));
+    // A running daemon may be in the midst of its last line.
+    let (lines, report) = world.until("the last line ends", || {
+        Some(read(&files(&world.data_dir()))).filter(|(_, report)| report.torn_tail.is_none())
+    });
     assert!(report.is_whole(), "{report:?}");
     assert_eq!(lines.len() as u64, report.lines);
     lines
@@ -67,6 +70,13 @@ pub fn last<'a>(lines: &'a [Json], event: &str, phase: &str) -> &'a Json {
     found.unwrap_or_else(|| panic!("no {event} {phase} in {lines:#?}"))
 }
 
+/// Starts the daemon and waits for its log: a start goes on without one that takes long to open.
+#[track_caller]
+pub fn start(world: &mut World) {
+    world.start();
+    world.until("the log is open", || (!needs(world).contains("the audit log can't be written")).then_some(()));
+}
+
 pub fn needs(world: &World) -> String {
     world.get("/v1/status")["needs"].to_string()
 }
@@ -77,21 +87,15 @@ pub fn metric(world: &World, name: &str) -> Option<f64> {
     line.split_whitespace().last()?.parse().ok()
 }
 
-pub fn unlocked() -> World {
-    let mut world = World::new("");
-    world.start();
-    world.init(5, 9);
-    unlock(&world, &[9]);
-    world
+pub fn store(world: &World) -> rusqlite::Connection {
+    rusqlite::Connection::open(world.data_dir().join("meta.db")).unwrap()
 }
 
-#[track_caller]
-pub fn unlock(world: &World, versions: &[u32]) {
-    for version in versions {
-        world.unlock(&[(*version, 1)]).expect(200);
-        world.unlock(&[(*version, 2)]).expect(200);
-    }
-    assert_eq!(world.state(), "unlocked", "{}", world.get("/v1/status"));
+/// The signed head as a start will find it. The daemon tells a new one before the store has it.
+pub fn stored_head(world: &World) -> Json {
+    let sql = "SELECT value FROM records WHERE key = 'audit/local'";
+    let head = store(world).query_row(sql, (), |row| row.get::<_, Vec<u8>>(0)).unwrap_or_default();
+    serde_json::from_slice(&head).unwrap_or_default()
 }
 
 #[test]
@@ -122,9 +126,13 @@ fn who_gave_which_part_and_from_where_stands_in_the_log_accepted_or_why_not() {
     // A rotation, in the words of its ceremonies.
     world.rotate(9);
     let lines = whole(&world);
+    // What was not on disk in time was not done, and asked again.
+    let given_up = |intent: &Json| {
+        lines.iter().any(|line| line["event"] == "not-done" && line["facts"]["intent"] == intent["seq"])
+    };
     let intents: Vec<_> = lines
         .iter()
-        .filter(|line| line["phase"] == "intent")
+        .filter(|line| line["phase"] == "intent" && !given_up(line))
         .map(|line| line["event"].as_str().unwrap())
         .collect();
     assert_eq!(intents, ["init", "request", "consent", "consent", "packages", "activate"]);
@@ -147,7 +155,7 @@ fn who_gave_which_part_and_from_where_stands_in_the_log_accepted_or_why_not() {
     last(&whole(&world), "sealed", "note");
     world.stop();
     last(&whole(&world), "stopped", "note");
-    world.start();
+    start(&mut world);
     assert_eq!(last(&whole(&world), "boot", "note")["previous"].as_str().unwrap().len(), 64);
 }
 
@@ -196,18 +204,19 @@ fn the_log_is_read_in_pages_by_operators_and_auditors_while_sealed_too() {
 
 #[test]
 fn what_was_signed_is_in_the_log_and_in_the_store_and_stays_there_while_sealed() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     world.rotate(9);
     let head = world.until("the newest line is signed", || {
         let lines = whole(&world);
-        let head = world.get("/v1/audit")["head"].clone();
+        let head = stored_head(&world);
         let behind = lines.last()?["seq"].as_u64()?.checked_sub(head["head"]["seq"].as_u64()?)?;
         (behind == 1 && lines.last()?["event"] == "checkpoint").then_some(head)
     });
     assert_eq!(head["version"], 10);
+    assert_eq!(world.get("/v1/audit")["head"], head);
     assert_eq!(last(&whole(&world), "checkpoint", "note")["facts"], head);
     world.kill();
-    world.start();
+    start(&mut world);
     assert_eq!(world.get("/v1/audit")["head"], head, "the sealed node has it from the store");
     assert!(needs(&world).find("audit").is_none(), "{}", needs(&world));
     assert_eq!(metric(&world, "keymoot_audit_ok"), Some(1.0));
@@ -220,7 +229,7 @@ fn what_was_signed_is_in_the_log_and_in_the_store_and_stays_there_while_sealed()
 
 #[test]
 fn a_file_that_was_moved_away_is_gone_on_from_in_a_new_one_after_a_reload() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     for (moved, by_signal) in [("audit.1", false), ("audit.2", true)] {
         fs::rename(file(&world), world.path(moved)).unwrap();
         if by_signal {
@@ -243,15 +252,17 @@ fn a_file_that_was_moved_away_is_gone_on_from_in_a_new_one_after_a_reload() {
 
 #[test]
 fn a_flood_of_refused_parts_becomes_a_few_lines() {
-    let world = unlocked();
-    let before = whole(&world).len();
+    let world = unlocked(5);
+    let (before, began) = (whole(&world).len(), std::time::Instant::now());
     for _ in 0..200 {
         let body = json!({"parts": {"prod-keyPart-v9": "kmshare1nonsense"}});
         assert!([422, 429].contains(&world.control("POST", "/v1/unlock/parts", None, body).status));
     }
     let lines = whole(&world);
     let refused = lines[before..].iter().filter(|line| line["phase"] == "refused").count();
-    assert_eq!(refused, 20, "and the rest is counted");
+    // The room is given anew each minute, and a busy machine may need more than one.
+    let rooms = usize::try_from(began.elapsed().as_secs() / 60 + 1).unwrap();
+    assert!((20..=20 * rooms).contains(&refused), "{refused}, and the rest is counted");
     // Whoever is right is heard.
     world.submit("/v1/prove/parts", &[(9, 3)]).expect(200);
     assert_eq!(last(&whole(&world), "prove-parts", "done")["facts"]["accepted"][0]["holder"], "h3");

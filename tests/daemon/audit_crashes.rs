@@ -6,17 +6,13 @@ use std::{fs, os::unix::process::ExitStatusExt as _};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    audit::{file, last, unlock, unlocked, whole},
+    audit::{file, last, whole},
     audit_faults::Tracer,
+    ceremony_crashes::call,
     harness::{OPERATOR, SERVICE, World},
     trap::is_dead,
+    unlock, unlocked,
 };
-
-fn call(world: &World, method: &str, path: &str, body: Json) -> Option<Json> {
-    let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-    let answer = world.try_raw(format!("{}{path}", world.control_url()), method, Some(OPERATOR), body).ok()?;
-    Some(answer.json)
-}
 
 /// A version is asked for, made and given up: `None` once the daemon is gone.
 fn deeds(world: &World) -> Option<()> {
@@ -53,7 +49,7 @@ fn is_settled(world: &World) {
 
 #[test]
 fn fault_57_a_kill_at_any_write_of_the_log_leaves_no_deed_without_its_intent() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let mut settled = 0;
     for name in ["write", "fdatasync"] {
         for nth in 1.. {
@@ -68,7 +64,7 @@ fn fault_57_a_kill_at_any_write_of_the_log_leaves_no_deed_without_its_intent() {
                 drop(trap);
                 assert_eq!(world.until_ended().signal(), Some(9), "{name} {nth}");
             }
-            world.start();
+            crate::audit::start(&mut world);
             unlock(&world, &[9]);
             is_settled(&world);
             settled = count(&whole(&world), "settled", "note");
@@ -89,13 +85,13 @@ fn fault_57_a_kill_at_any_write_of_the_log_leaves_no_deed_without_its_intent() {
 
 #[test]
 fn a_line_that_a_kill_left_half_written_is_cut_off_and_told_of() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     world.kill();
     for bytes in [1, 50, 300] {
         let text = fs::read_to_string(file(&world)).unwrap();
         let torn = &text.lines().next().unwrap()[..bytes];
         fs::write(file(&world), format!("{text}{torn}")).unwrap();
-        world.start();
+        crate::audit::start(&mut world);
         let lines = whole(&world);
         assert_eq!(last(&lines, "torn-line-cut", "note")["facts"]["bytes"], bytes);
         unlock(&world, &[9]);
@@ -105,7 +101,7 @@ fn a_line_that_a_kill_left_half_written_is_cut_off_and_told_of() {
 
 #[test]
 fn fault_57_secrets_and_line_breaks_in_every_field_leave_one_line_a_record_without_them() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     world.rotate(9);
     let share = world.share(10, 3);
     let nasty = format!("a\nb\r\n\u{2028}{{\"seq\":1}}\\\"{share}");

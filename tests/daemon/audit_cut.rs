@@ -7,8 +7,9 @@ use keymoot_types::audit::{Chain, Entry, Phase, Tip};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    audit::{file, files, last, lines, metric, needs, report, unlock, unlocked, whole},
+    audit::{file, files, last, lines, metric, needs, report, stored_head, whole},
     harness::World,
+    unlock, unlocked,
 };
 
 /// A daemon whose log ends a little behind its newest signed head, and that head's number.
@@ -17,7 +18,7 @@ fn signed(world: &World) -> u64 {
     world.post("/v1/reload", Json::Null).expect(200);
     world.until("the end is signed", || {
         let end = whole(world).last()?.clone();
-        let head = world.get("/v1/audit")["head"]["head"]["seq"].as_u64()?;
+        let head = stored_head(world)["head"]["seq"].as_u64()?;
         (end["event"] == "checkpoint" && end["seq"] == head + 1).then_some(head)
     })
 }
@@ -43,7 +44,7 @@ fn rebuilt(count: u64) -> String {
 /// It is said aloud, and the log goes on behind what was signed.
 #[track_caller]
 fn is_found_at_the_start(world: &mut World, head: u64, what: &str) {
-    world.start();
+    crate::audit::start(world);
     assert!(needs(world).contains("were lost or altered"), "{what}: {}", needs(world));
     assert_eq!(metric(world, "keymoot_audit_ok"), Some(0.0), "{what}");
     assert!(world.log().contains("lines of the audit log were lost"), "{what}");
@@ -61,7 +62,7 @@ fn is_found_at_the_start(world: &mut World, head: u64, what: &str) {
 
 #[test]
 fn fault_55_a_tail_that_was_cut_and_a_log_that_was_rebuilt_under_a_stopped_daemon_are_found() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let head = signed(&world);
     world.kill();
     let whole = fs::read_to_string(file(&world)).unwrap();
@@ -80,7 +81,7 @@ fn fault_55_a_tail_that_was_cut_and_a_log_that_was_rebuilt_under_a_stopped_daemo
     // At its very end nothing is missed: what was signed is there, and the checkpoint behind it says no more.
     for count in [lines.len(), lines.len() - 1] {
         write_lines(&file(&world), &lines[..count]);
-        world.start();
+        crate::audit::start(&mut world);
         assert!(!needs(&world).contains("audit"), "{}", needs(&world));
         before(&mut world);
     }
@@ -101,8 +102,32 @@ fn fault_55_a_tail_that_was_cut_and_a_log_that_was_rebuilt_under_a_stopped_daemo
 }
 
 #[test]
+fn fault_55_a_tail_that_was_cut_while_the_store_was_away_is_found_however_soon_the_daemon_ends() {
+    let mut world = unlocked(5);
+    let head = signed(&world);
+    world.stop();
+    let head = stored_head(&world)["head"]["seq"].as_u64().unwrap_or(head);
+    let whole = fs::read_to_string(file(&world)).unwrap();
+    let lines_of_it: Vec<&str> = whole.lines().collect();
+    write_lines(&file(&world), &lines_of_it[..lines_of_it.len() / 2]);
+    let (store, aside) = (world.data_dir().join("meta.db"), world.path("aside.db"));
+    fs::rename(&store, &aside).unwrap();
+    fs::create_dir(&store).unwrap();
+    crate::audit::start(&mut world);
+    unlock(&world, &[9]);
+    fs::remove_dir(&store).unwrap();
+    fs::rename(&aside, &store).unwrap();
+    world.until("the store is there again", || (world.get("/v1/status")["manifest"] == "store").then_some(()));
+    // What it signs at its end does not take the place of what nobody looked at.
+    world.stop();
+    crate::audit::start(&mut world);
+    let found = lines(&files(&world.data_dir()));
+    assert_eq!(last(&found, "log-lost", "note")["facts"]["remembered"]["head"]["seq"], head);
+}
+
+#[test]
 fn fault_55_a_tail_that_was_cut_and_a_log_that_was_rebuilt_under_a_running_daemon_are_found() {
-    let world = unlocked();
+    let world = unlocked(5);
     signed(&world);
     let aside = world.path("aside");
     let back = |world: &World| {
@@ -168,7 +193,7 @@ fn fault_55_a_tail_that_was_cut_and_a_log_that_was_rebuilt_under_a_running_daemo
 
 #[test]
 fn an_older_head_in_the_store_is_no_alarm_and_is_replaced() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     signed(&world);
     let store = world.data_dir().join("meta.db");
     let older: Vec<u8> = rusqlite::Connection::open(&store)
@@ -180,7 +205,7 @@ fn an_older_head_in_the_store_is_no_alarm_and_is_replaced() {
     let connection = rusqlite::Connection::open(&store).unwrap();
     connection.execute("UPDATE records SET value = ?1 WHERE key = 'audit/local'", [older]).unwrap();
     drop(connection);
-    world.start();
+    crate::audit::start(&mut world);
     assert!(!needs(&world).contains("audit"), "{}", needs(&world));
     unlock(&world, &[9]);
     world.until("the store has the newest", || {

@@ -10,23 +10,14 @@ use keymoot_types::{
 use serde_json::{Value as Json, json};
 
 use crate::{
-    audit::{file, files, last, lines, metric, needs, unlock, unlocked, whole},
+    audit::{file, files, last, lines, metric, needs, store, stored_head, whole},
     harness::World,
+    unlock, unlocked,
 };
-
-fn store(world: &World) -> rusqlite::Connection {
-    rusqlite::Connection::open(world.data_dir().join("meta.db")).unwrap()
-}
 
 fn put_head(world: &World, head: &str) {
     let sql = "UPDATE records SET value = ?1 WHERE key = 'audit/local'";
     assert_eq!(store(world).execute(sql, [head.as_bytes()]).unwrap(), 1);
-}
-
-fn stored_head(world: &World) -> Json {
-    let sql = "SELECT value FROM records WHERE key = 'audit/local'";
-    let head = store(world).query_row(sql, (), |row| row.get::<_, Vec<u8>>(0)).unwrap_or_default();
-    serde_json::from_slice(&head).unwrap_or_default()
 }
 
 /// The newest signed head, once it is in the store and the log's last line is its checkpoint.
@@ -41,7 +32,7 @@ fn newest(world: &World) -> Json {
 
 #[test]
 fn fault_55_a_head_that_somebody_put_into_the_store_is_a_warning_and_never_a_loss() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let genuine = newest(&world);
     let made_up = |seq: u64, version: u32| {
         let mut head = genuine.clone();
@@ -78,7 +69,7 @@ fn fault_55_a_head_that_somebody_put_into_the_store_is_a_warning_and_never_a_los
         newest(&world);
         world.kill();
         put_head(&world, head);
-        world.start();
+        crate::audit::start(&mut world);
         is_no_loss(&world);
         assert_eq!(world.get("/v1/audit").get("head"), None, "it is not shown as ours");
         unlock(&world, &[9]);
@@ -88,13 +79,13 @@ fn fault_55_a_head_that_somebody_put_into_the_store_is_a_warning_and_never_a_los
     let seq = newest(&world)["head"]["seq"].as_u64().unwrap();
     assert_eq!(whole(&world).len() as u64, seq + 1, "no number was skipped");
     world.kill();
-    world.start();
+    crate::audit::start(&mut world);
     assert!(!needs(&world).contains("audit"), "{}", needs(&world));
 }
 
 #[test]
 fn fault_55_a_log_that_begins_behind_what_was_signed_is_told_of_until_the_next_start() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let head = newest(&world);
     world.kill();
     // As good a chain as any, but that nobody knows what was before it.
@@ -108,7 +99,7 @@ fn fault_55_a_log_that_begins_behind_what_was_signed_is_told_of_until_the_next_s
         text.extend_from_slice(&made.bytes);
     }
     fs::write(file(&world), text).unwrap();
-    world.start();
+    crate::audit::start(&mut world);
     let is_told = |world: &World| {
         assert!(needs(world).contains("could not be compared with its signed head"), "{}", needs(world));
         let lines = lines(&files(&world.data_dir()));
@@ -121,6 +112,6 @@ fn fault_55_a_log_that_begins_behind_what_was_signed_is_told_of_until_the_next_s
     assert_ne!(newest(&world), head);
     is_told(&world);
     world.kill();
-    world.start();
+    crate::audit::start(&mut world);
     assert!(!needs(&world).contains("audit"), "{}", needs(&world));
 }

@@ -35,12 +35,6 @@ fn backup(world: &World) -> Json {
     done(keymoot(world, &["backup", "--out", world.path("backup").to_str().unwrap()]))
 }
 
-fn load(world: &World, version: u32, holders: [usize; 2]) {
-    for holder in holders {
-        world.unlock(&[(version, holder)]).expect(200);
-    }
-}
-
 /// All that a node and its store have, and the way back from the backup: the node is unlocked with v9.
 fn lose_all_and_restore(world: &mut World, noted: &Json) {
     world.kill();
@@ -49,7 +43,7 @@ fn lose_all_and_restore(world: &mut World, noted: &Json) {
     assert_eq!(restored["digest"], noted["digest"]);
     world.start();
     assert_eq!(world.state(), "sealed");
-    load(world, 9, [3, 4]);
+    world.unlock_by(9, &[3, 4]);
     assert_eq!(world.state(), "unlocking", "nobody has said yet that this manifest counts");
     let named = json!({"revision": noted["revision"], "digest": noted["digest"]});
     assert!(world.get("/v1/status")["needs"].to_string().contains(named["digest"].as_str().unwrap()));
@@ -139,7 +133,7 @@ fn rekey_in_part(world: &World) {
     fs::write(&switch, "").unwrap();
     let job = world.post("/v1/rekey", json!({})).expect(202);
     let path = format!("/v1/rekey/{}", job["id"].as_str().unwrap());
-    world.control("PATCH", &path, Some(crate::harness::OPERATOR), json!({"max_rows_per_second": 100})).expect(200);
+    world.control("PATCH", &path, Some(crate::harness::OPERATOR), json!({"max_rows_per_second": 10})).expect(200);
     fs::remove_file(&switch).unwrap();
     world.until("some rows are rekeyed", || (of(&rows(world), 10) > 0).then_some(()));
 }
@@ -167,7 +161,7 @@ fn all_is_lost_and_comes_back_from_a_backup_before_the_rotation_without_one_wron
     let mut world = World::new(SOURCE);
     world.start();
     world.init(5, 9);
-    load(&world, 9, [1, 2]);
+    world.unlock_by(9, &[1, 2]);
     let plain: Vec<_> = (0..ROWS).map(|n| format!("row {n}")).collect();
     make_table(&world.path("app.db"), &world.encrypt_all(&plain));
     let issued = world.encrypt_all(&["a".to_owned(), "b".to_owned()]);
@@ -222,7 +216,7 @@ fn all_is_lost_and_comes_back_from_a_backup_before_the_rotation_without_one_wron
     assert_eq!(world.post("/v1/requests", json!({"operation": "stage"})).code(), "conflict");
     assert_eq!(world.stage_as(9, json!({"operation": "stage", "highest": 10})), 11);
     world.prove(11);
-    load(&world, 11, [1, 2]);
+    world.unlock_by(11, &[1, 2]);
     world.post("/v1/versions/11/activate", json!({})).expect(200);
     let job = world.rekey();
     assert_eq!((&job["state"], of(&rows(&world), 11)), (&json!("completed"), ROWS), "{job}");

@@ -13,6 +13,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adoption;
 mod attacks;
 mod attacks_flood;
 mod audit;
@@ -24,18 +25,39 @@ mod audit_heads;
 mod bad_input;
 mod ceremony_crashes;
 mod crashes;
+mod cuts;
 mod disaster;
 mod gates;
 mod import;
+mod network;
 mod numbers;
 mod operator_alone;
 mod oracle;
 mod parts;
-mod rekey_crashes;
 mod reshare;
+mod restored;
 mod seal_and_reload;
 mod secrets;
 mod sources;
 mod store_faults;
 mod stores;
-mod trap;
+
+use harness::{World, trap};
+
+/// A keyring at v9 of so many holders, unlocked.
+fn unlocked(holders: usize) -> World {
+    let mut world = World::new("");
+    world.start();
+    world.init(holders, 9);
+    unlock(&world, &[9]);
+    world
+}
+
+/// Two shares of each version, after which nothing is missing.
+#[track_caller]
+fn unlock(world: &World, versions: &[u32]) {
+    for version in versions {
+        world.unlock_by(*version, &[1, 2]);
+    }
+    assert_eq!(world.state(), "unlocked", "{}", world.get("/v1/status"));
+}

@@ -7,17 +7,11 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::{SOURCE, World, make_table};
 
-fn load(world: &World, version: u32) {
-    for holder in [1, 2] {
-        world.unlock(&[(version, holder)]).expect(200);
-    }
-}
-
 fn at_v9(more: &str) -> World {
     let mut world = World::new(more);
     world.start();
     world.init(5, 9);
-    load(&world, 9);
+    world.unlock_by(9, &[1, 2]);
     world
 }
 
@@ -37,7 +31,7 @@ fn confirmed() -> World {
     std::fs::remove_file(world.data_dir().join("manifest.json")).unwrap();
     world.start();
     confirm(&world, 200);
-    load(&world, 9);
+    world.unlock_by(9, &[1, 2]);
     world
 }
 
@@ -84,7 +78,7 @@ fn after_a_confirmed_manifest_no_version_is_made_before_the_highest_number_is_na
     // It outlives the node.
     world.kill();
     world.start();
-    load(&world, 9);
+    world.unlock_by(9, &[1, 2]);
     must_be_named(&world);
     // What can't be is not believed: a typing error must not use up the numbers.
     for wrong in [8, 9 + 1_001, u32::MAX] {
@@ -142,7 +136,7 @@ fn what_anybody_can_make_up_neither_uses_up_numbers_nor_keeps_a_version_from_bei
     assert!(must_be_named(&world).contains("at least v12"));
     world.kill();
     world.start();
-    load(&world, 9);
+    world.unlock_by(9, &[1, 2]);
     assert!(must_be_named(&world).contains("at least v12"), "what was seen is durable");
     ask_for(&world, u32::MAX, 40);
     assert_eq!(world.stage_as(9, stage(json!(10))), 13);

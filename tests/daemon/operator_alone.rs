@@ -2,16 +2,10 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{OPERATOR, World};
-
-fn unlocked() -> World {
-    let mut world = World::new("");
-    world.start();
-    world.init(5, 9);
-    world.unlock(&[(9, 1)]).expect(200);
-    world.unlock(&[(9, 2)]).expect(200);
-    world
-}
+use crate::{
+    harness::{OPERATOR, World},
+    unlocked,
+};
 
 fn versions(world: &World) -> Vec<(u64, String)> {
     let answer = world.get("/v1/versions");
@@ -70,7 +64,7 @@ fn tries(request: &Json) -> Vec<(&'static str, String, Json)> {
 
 #[test]
 fn no_sequence_of_an_operators_calls_makes_or_reaches_a_version() {
-    let world = unlocked();
+    let world = unlocked(5);
     let value = world.encrypt(b"x");
     let mut request = Json::Null;
     // Each call after each other one: with no request, with one open, and after it was cancelled.
@@ -104,7 +98,7 @@ fn no_sequence_of_an_operators_calls_makes_or_reaches_a_version() {
 
 #[test]
 fn what_was_consented_to_can_not_be_changed_and_consents_never_move_to_another_request() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let opened = world.post("/v1/requests", json!({"operation": "stage"})).expect(202);
     let (id, digest) = (opened["id"].as_str().unwrap().to_owned(), opened["digest"].clone());
     assert_eq!((&opened["needed"], &opened["have"]), (&json!(2), &json!(0)));
@@ -160,7 +154,7 @@ fn what_was_consented_to_can_not_be_changed_and_consents_never_move_to_another_r
 #[test]
 fn an_older_manifest_is_not_confirmed_back_to_bring_replaced_shares_into_force() {
     use sha2::{Digest as _, Sha256};
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let before = std::fs::read(world.data_dir().join("manifest.json")).unwrap();
     let revision = serde_json::from_slice::<Json>(&before).unwrap()["revision"].clone();
     let holders: Json = (1..=3).map(|n| json!({"name": format!("h{n}")})).collect();

@@ -5,15 +5,7 @@ use serde_json::{Value as Json, json};
 
 pub use crate::harness::oracle::*;
 use crate::harness::{KEY, SOURCE, World, make_table};
-
-fn unlocked() -> World {
-    let mut world = World::new("");
-    world.start();
-    world.init(5, 9);
-    world.unlock(&[(9, 1)]).expect(200);
-    world.unlock(&[(9, 2)]).expect(200);
-    world
-}
+use crate::unlocked;
 
 fn plaintexts() -> Vec<Vec<u8>> {
     vec![b"".into(), b"x".into(), "Zażółć gęślą jaźń".into(), (0..=255).collect(), vec![0; 4096]]
@@ -21,7 +13,7 @@ fn plaintexts() -> Vec<Vec<u8>> {
 
 #[test]
 fn a_second_implementation_opens_what_the_daemon_makes_from_any_two_shares() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let data = b"customers/7";
     let made: Vec<String> = plaintexts()
         .iter()
@@ -58,7 +50,7 @@ fn a_second_implementation_opens_what_the_daemon_makes_from_any_two_shares() {
 
 #[test]
 fn the_daemon_opens_what_a_second_implementation_makes_in_both_bodies() {
-    let world = unlocked();
+    let world = unlocked(5);
     let request = json!({
         "shares": shares(&world, &[9]), "version": 9, "key": KEY, "associated_data": hex::encode("row/7"),
         "plaintexts": plaintexts().iter().map(hex::encode).collect::<Vec<_>>(),

@@ -2,15 +2,10 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{OPERATOR, World};
-
-fn unlocked(holders: usize) -> World {
-    let mut world = World::new("");
-    world.start();
-    world.init(holders, 9);
-    world.unlock_by(9, &[1, 2]);
-    world
-}
+use crate::{
+    harness::{OPERATOR, World},
+    unlocked,
+};
 
 fn holders(names: &[usize]) -> Json {
     names.iter().map(|n| json!({"name": format!("h{n}")})).collect()

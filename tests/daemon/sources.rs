@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    harness::{SOURCE, World, make_table},
+    harness::{PATIENCE, SOURCE, World, make_table},
     oracle,
 };
 
@@ -32,7 +32,7 @@ fn facts(rows: std::ops::RangeInclusive<usize>) -> Vec<Json> {
 }
 
 #[test]
-fn a_source_that_is_declared_wrongly_fails_with_its_reason_and_the_others_are_done() {
+fn a_source_that_is_declared_wrongly_gets_no_job_and_the_others_are_done() {
     let more = [
         source("a.table", "nowhere", "id", "token"),
         source("b.column", "tokens", "id", "nothing"),
@@ -41,22 +41,22 @@ fn a_source_that_is_declared_wrongly_fails_with_its_reason_and_the_others_are_do
     ];
     let (world, table) = rotated(&format!("{}{SOURCE}", more.concat()), 300);
     table.execute_batch("CREATE TABLE loose (id INTEGER, token TEXT); CREATE TABLE others (id INTEGER PRIMARY KEY, token TEXT)").unwrap();
-    let job = world.rekey();
-    assert_eq!(job["state"], "failed", "{job}");
-    let reason = job["reason"].as_str().unwrap();
-    for said in [
-        "a.table: there is no table nowhere",
-        "b.column: column nothing is missing",
-        "c.id: id column nobody is missing",
-        "d.not-unique: ",
+    let refused = world.post("/v1/rekey", json!({})).expect(409);
+    let missing = refused["missing"].as_array().unwrap();
+    for (who, said) in [
+        ("a.table", "there is no table nowhere"),
+        ("b.column", "column nothing is missing"),
+        ("c.id", "id column nobody is missing"),
+        ("d.not-unique", ""),
     ] {
-        assert!(reason.contains(said), "{said}: {reason}");
+        let named = |lack: &&Json| lack["who"] == who && lack["detail"].as_str().unwrap().contains(said);
+        assert!(missing.iter().any(|lack| named(&lack)), "{who}: {refused}");
     }
-    let of = |name: &str| {
-        job["sources"].as_array().unwrap().iter().find(|source| source["name"] == name).unwrap().clone()
-    };
-    assert_eq!(of("tokens.token")["rekeyed"], 300);
-    assert_eq!(of("a.table")["scanned"], 0);
+    assert!(missing.iter().all(|lack| lack["who"] != "tokens.token"), "{refused}");
+    assert_eq!(world.get("/v1/rekey")["jobs"], json!([]));
+    let one = world.post("/v1/rekey", json!({"sources": ["tokens.token"]})).expect(202);
+    let job = world.job_end(one["id"].as_str().unwrap());
+    assert_eq!((&job["state"], &job["sources"][0]["rekeyed"]), (&json!("completed"), &json!(300)), "{job}");
     oracle::check_table(&world, &[10], facts(1..=300));
 
     // A census of them concludes nothing, and v9 stays.
@@ -135,4 +135,25 @@ fn a_database_that_is_away_is_waited_for_and_its_job_can_be_paused_and_cancelled
     assert_eq!(world.post(&format!("{path}/cancel"), json!({})).expect(200)["state"], "cancelled");
     std::fs::remove_file(world.data_dir().join("pause-rekey")).unwrap();
     assert_eq!(world.get(&path)["state"], "cancelled");
+}
+
+#[test]
+fn a_census_that_the_store_does_not_take_is_recorded_once_it_does() {
+    let (world, _table) = rotated(SOURCE, 50);
+    let store = Connection::open(world.data_dir().join("meta.db")).unwrap();
+    store.busy_timeout(PATIENCE).unwrap();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The censuses that it would show may have to wait for the store, too.
+    let asked = world.post("/v1/census", json!({}));
+    assert!(asked.status == 202 || asked.code() == "store_unavailable", "{}", asked.json);
+    world.until("it was counted and can't be recorded", || {
+        world.log().contains("a census waits for the metadata store").then_some(())
+    });
+    store.execute_batch("ROLLBACK").unwrap();
+    let census = world.until("it is recorded", || {
+        let census = world.get("/v1/census");
+        (census["running"] == false).then_some(census)
+    });
+    assert_eq!(census["sources"][0]["rows"], 50, "{census}");
+    assert_eq!(world.log().matches("census taken").count(), 1, "nothing was counted twice");
 }

@@ -4,24 +4,7 @@ use std::{fs, io::Write as _, path::Path, process::Command};
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::World;
-
-fn unlocked() -> World {
-    let mut world = World::new("");
-    world.start();
-    world.init(5, 9);
-    unlock(&world, &[9]);
-    world
-}
-
-#[track_caller]
-fn unlock(world: &World, versions: &[u32]) {
-    for version in versions {
-        world.unlock(&[(*version, 1)]).expect(200);
-        world.unlock(&[(*version, 2)]).expect(200);
-    }
-    assert_eq!(world.state(), "unlocked", "{}", world.get("/v1/status"));
-}
+use crate::{harness::World, unlock, unlocked};
 
 fn needs(world: &World) -> String {
     world.get("/v1/status")["needs"].to_string()
@@ -85,7 +68,7 @@ fn serves_with_gates_shut(world: &World, value: &str, plaintext: &[u8], status: 
 
 #[test]
 fn a_damaged_last_good_manifest_is_named_and_an_operator_confirms_the_stored_one() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let value = world.encrypt(b"x");
     world.rotate(9);
     let (revision, right) = digest(&world);
@@ -128,7 +111,7 @@ fn a_damaged_last_good_manifest_is_named_and_an_operator_confirms_the_stored_one
 
 #[test]
 fn an_older_last_good_manifest_follows_the_stored_chain() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let old = world.encrypt(b"x");
     let saved = world.path("saved");
     copy_store(&world.data_dir(), &saved);
@@ -150,7 +133,7 @@ fn an_older_last_good_manifest_follows_the_stored_chain() {
 
 #[test]
 fn a_store_from_an_older_copy_shuts_the_gates_until_an_operator_republishes() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let old = world.encrypt(b"x");
     world.stop();
     let saved = world.path("saved");
@@ -186,7 +169,7 @@ fn a_store_from_an_older_copy_shuts_the_gates_until_an_operator_republishes() {
 
 #[test]
 fn a_forked_manifest_is_followed_by_nobody_until_one_is_named() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let value = world.encrypt(b"x");
     world.stop();
     let (base, fork) = (world.path("base"), world.path("fork"));
@@ -221,8 +204,8 @@ fn a_forked_manifest_is_followed_by_nobody_until_one_is_named() {
 
 #[test]
 fn a_manifest_of_another_keyring_is_not_ours() {
-    let mut world = unlocked();
-    let mut other = unlocked();
+    let mut world = unlocked(5);
+    let mut other = unlocked(5);
     let value = world.encrypt(b"x");
     world.kill();
     other.kill();
@@ -249,7 +232,7 @@ fn a_manifest_of_another_keyring_is_not_ours() {
 
 #[test]
 fn without_its_store_a_node_starts_unlocks_and_decrypts_from_the_last_good_manifest() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let old = world.encrypt(b"x");
     world.rotate(9);
     let newest = digest(&world).0;
@@ -281,7 +264,7 @@ fn without_its_store_a_node_starts_unlocks_and_decrypts_from_the_last_good_manif
 
 #[test]
 fn a_store_that_can_not_be_opened_is_away_until_it_can() {
-    let mut world = unlocked();
+    let mut world = unlocked(5);
     let value = world.encrypt(b"x");
     world.stop();
     let saved = world.path("saved");

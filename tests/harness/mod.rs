@@ -1,40 +1,56 @@
 //! A real daemon on free loopback ports, spoken to over TLS as any outside program would.
 
-#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
 
+mod answer;
+pub mod authority;
+pub mod databases;
+pub mod galera;
+mod network;
 pub mod oracle;
+mod outside;
+pub mod power_cut;
 pub mod proxy;
+pub mod replicas;
 pub mod servers;
+pub mod trap;
+mod values;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::blocking::Client;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+pub use self::{
+    answer::Answer,
+    outside::{SOURCE, client, client_of, make_table},
+};
 
 pub const KEY: &str = "auth-token";
 /// Tokens of a fixed text: tests need no secrets.
 pub const OPERATOR: &str = "km_ooooooooooooooooooooooooooooooooooooooooooo";
 pub const SERVICE: &str = "km_sssssssssssssssssssssssssssssssssssssssssss";
 pub const AUDITOR: &str = "km_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-/// Longer than anything here takes; only a hang gets near it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything here takes, such as thirty beats of a member that is held down, each of which may take seconds
+/// on a busy machine; only a hang gets near it.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A directory with a configuration, and the daemon that runs on it.
 pub struct World {
     pub dir: TempDir,
     pub shares: Vec<(u32, String, String)>,
     more: String,
+    /// Of the data and of the control listener.
+    listen: [String; 2],
     daemon: Option<Daemon>,
 }
 
@@ -52,39 +68,20 @@ impl Drop for Daemon {
     }
 }
 
-pub struct Answer {
-    pub status: u16,
-    pub verdict: Option<String>,
-    pub json: Json,
-}
-
-impl Answer {
-    pub fn code(&self) -> &str {
-        self.json["code"].as_str().unwrap_or_default()
-    }
-
-    #[track_caller]
-    pub fn expect(self, status: u16) -> Json {
-        assert_eq!(self.status, status, "{}", self.json);
-        self.json
-    }
-
-    /// A refusal of the data API, and that its verdict is what its status says.
-    #[track_caller]
-    pub fn expect_problem(self, status: u16, code: &str, verdict: &str) -> Json {
-        assert_eq!((self.status, self.code()), (status, code), "{}", self.json);
-        assert_eq!(self.json["verdict"], verdict);
-        assert_eq!(self.verdict.as_deref(), Some(verdict));
-        self.json
-    }
-}
-
 impl World {
     /// `more` is appended to the configuration; `{dir}` in it is the directory.
     pub fn new(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // A disk that stands still for three seconds is a store that is away, which is no part of these tests; a bench
+        // measures the disk.
+        let dir = if cfg!(test) { servers::directory(None) } else { tempfile::tempdir().unwrap() };
         let more = more.replace("{dir}", dir.path().to_str().unwrap());
-        let world = Self { dir, shares: vec![], more, daemon: None };
+        let world = Self {
+            dir,
+            shares: vec![],
+            more,
+            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(Into::into),
+            daemon: None,
+        };
         world.write_config(&world.more);
         world
     }
@@ -125,9 +122,11 @@ impl World {
         };
         let text = format!(
             "keyring = \"prod\"\ndata_dir = \"{}\"\nallow_plain_packages = true\n\
-             [listen]\ndata = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n{retire}\
+             [listen]\ndata = \"{}\"\ncontrol = \"{}\"\n{retire}\
              {}{}{}[[key]]\nname = \"{KEY}\"\nonly_in_sources = true\n{}",
             self.data_dir().display(),
+            self.listen[0],
+            self.listen[1],
             token("ops", "operator", OPERATOR, ""),
             token("web", "service", SERVICE, &scope),
             token("audit", "auditor", AUDITOR, ""),
@@ -149,6 +148,20 @@ impl World {
         self.write_config(&self.more);
     }
 
+    /// Tells the others, from now on, that it is reached there.
+    pub fn announce(&mut self, address: std::net::SocketAddr) {
+        self.more = self.more.replacen("[cluster]\n", &format!("[cluster]\naddress = \"{address}\"\n"), 1);
+        self.write_config(&self.more);
+        self.post("/v1/reload", Json::Null).expect(200);
+    }
+
+    /// Listens where it does now from its next start on.
+    pub fn keep_addresses(&mut self) {
+        self.listen = [self.data_url(), self.control_url()].map(|url| url.replace("https://", ""));
+        self.write_config(&self.more);
+        self.post("/v1/reload", Json::Null).expect(200);
+    }
+
     /// Starts the daemon and waits until it listens.
     #[track_caller]
     pub fn start(&mut self) {
@@ -160,31 +173,39 @@ impl World {
 
     /// The same with a command of one's own, such as the daemon under `strace`.
     #[track_caller]
-    pub fn start_as(&mut self, mut command: Command) {
+    pub fn start_as(&mut self, command: Command) {
+        if let Err(status) = self.try_start_as(command) {
+            panic!("the daemon did not start ({status}):\n{}", self.log());
+        }
+    }
+
+    /// The same of a daemon that may end before it listens: how it ended then.
+    pub fn try_start_as(&mut self, mut command: Command) -> Result<(), ExitStatus> {
         if !command.get_envs().any(|(name, _)| name == "KEYMOOT_LOG") {
             command.env("KEYMOOT_LOG", "info");
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log = self.path("log");
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut file = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-            for line in stderr.lines().map_while(Result::ok) {
-                use std::io::Write as _;
-                writeln!(file, "{line}").unwrap();
-                if let Ok(json) = serde_json::from_str::<Json>(&line)
-                    && json["message"] == "listening"
-                {
-                    let address = |name: &str| format!("https://{}", json[name].as_str().unwrap());
-                    let _gone = tell.send((address("data"), address("control")));
+        let told = outside::written_down(child.stderr.take().unwrap(), self.path("log"));
+        let began = Instant::now();
+        let (data, control) = loop {
+            match told.recv_timeout(Duration::from_millis(50)) {
+                Ok(addresses) => break addresses,
+                // A tracer keeps the log open beyond the daemon's end.
+                Err(mpsc::RecvTimeoutError::Timeout)
+                    if !trap::is_dead(child.id()) && began.elapsed() < PATIENCE => {}
+                Err(_) => {
+                    trap::release(child.id());
+                    let _gone = child.kill();
+                    let status = child.wait().unwrap();
+                    // What it said last is in the log once its reader has come to the end.
+                    while told.recv_timeout(PATIENCE).is_ok() {}
+                    return Err(status);
                 }
             }
-        });
-        let (data, control) =
-            told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the daemon did not start:\n{}", self.log()));
+        };
         let http = client(&self.data_dir().join("tls-cert.pem"));
         self.daemon = Some(Daemon { child, http, data, control });
+        Ok(())
     }
 
     /// `kill -9`.
@@ -258,13 +279,32 @@ impl World {
         (answer.status == 200).then_some(answer.json)
     }
 
+    /// What was refused as its record took longer than is waited for was not done, and is asked again: disks stall.
+    #[track_caller]
     pub fn control(&self, method: &str, path: &str, token: Option<&str>, body: Json) -> Answer {
+        let late = ["its record took too long", "has not come back"];
+        self.until("its record is written", || {
+            let answer = self.once(method, path, token, body.clone());
+            let detail = answer.json["detail"].as_str().unwrap_or_default();
+            let again = answer.code() == "audit_unavailable" && late.iter().any(|words| detail.contains(words));
+            (!again).then_some(answer)
+        })
+    }
+
+    /// The same, whatever is answered.
+    pub fn once(&self, method: &str, path: &str, token: Option<&str>, body: Json) -> Answer {
         let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
         self.raw(format!("{}{path}", self.control_url()), method, token, body)
     }
 
     pub fn get(&self, path: &str) -> Json {
-        self.control("GET", path, Some(OPERATOR), Json::Null).expect(200)
+        let ask = || self.try_raw(format!("{}{path}", self.control_url()), "GET", Some(OPERATOR), vec![]);
+        // A daemon that was stopped gives up the connections that it had: that is found out by the next question.
+        let answer = self.until("the store answers in time", || {
+            let answer = ask().or_else(|_| ask()).unwrap();
+            (answer.code() != "store_unavailable").then_some(answer)
+        });
+        answer.expect(200)
     }
 
     pub fn post(&self, path: &str, body: Json) -> Answer {
@@ -357,7 +397,8 @@ impl World {
 
     /// Takes the packages of a version, and forgets the shares of it that were here.
     pub fn take_packages(&mut self, version: u32) -> Vec<(u32, String, String)> {
-        let packages = self.get(&format!("/v1/versions/{version}/packages"));
+        let path = format!("/v1/versions/{version}/packages");
+        let packages = self.control("GET", &path, Some(OPERATOR), Json::Null).expect(200);
         let (old, others) = std::mem::take(&mut self.shares).into_iter().partition(|(of, _, _)| *of == version);
         self.shares = others;
         self.keep_packages(&packages);
@@ -406,34 +447,6 @@ impl World {
         to
     }
 
-    pub fn encrypt(&self, plaintext: &[u8]) -> String {
-        let answer = self.data("encrypt", json!({"plaintext": STANDARD.encode(plaintext)})).expect(200);
-        answer["ciphertext"].as_str().unwrap().to_owned()
-    }
-
-    pub fn encrypt_all(&self, plaintexts: &[String]) -> Vec<String> {
-        let mut values = Vec::new();
-        for chunk in plaintexts.chunks(5000) {
-            let items: Vec<_> = chunk.iter().map(|text| json!({"plaintext": STANDARD.encode(text)})).collect();
-            let answer = self.data("encrypt", json!({"items": items})).expect(200);
-            let items = answer["items"].as_array().unwrap();
-            values.extend(items.iter().map(|item| item["ciphertext"].as_str().unwrap().to_owned()));
-        }
-        values
-    }
-
-    pub fn decrypt(&self, value: &str) -> Answer {
-        self.data("decrypt", json!({"ciphertext": value}))
-    }
-
-    /// Opens a value that must open.
-    #[track_caller]
-    pub fn open(&self, value: &str) -> Vec<u8> {
-        let answer = self.decrypt(value);
-        assert_eq!(answer.verdict.as_deref(), Some("valid"), "{}", answer.json);
-        STANDARD.decode(answer.json["plaintext"].as_str().unwrap()).unwrap()
-    }
-
     /// Asks until `done` says so.
     #[track_caller]
     pub fn until<T>(&self, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
@@ -464,33 +477,11 @@ impl World {
     pub fn retire(&self, version: u32) -> Json {
         self.until("the version is retired", || {
             let answer = self.post(&format!("/v1/versions/{version}/retire"), json!({}));
-            if answer.status == 409 { None } else { Some(answer.expect(200)) }
+            if answer.status == 409 || answer.code() == "store_unavailable" {
+                None
+            } else {
+                Some(answer.expect(200))
+            }
         })
     }
-}
-
-/// A client that trusts exactly this certificate.
-pub fn client(cert: &Path) -> Client {
-    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let pem = fs::read(cert).unwrap();
-    let certificate = reqwest::Certificate::from_pem(&pem).unwrap();
-    Client::builder().tls_certs_only([certificate]).timeout(PATIENCE).no_proxy().build().unwrap()
-}
-
-/// The configuration of one source: `tokens(id, token)` in `{dir}/app.db`.
-pub const SOURCE: &str = "[[source]]\nname = \"tokens.token\"\nurl = \"sqlite://{dir}/app.db\"\ntable = \"tokens\"\n\
-                          id = \"id\"\ncolumn = \"token\"\nkey = \"auth-token\"\n";
-
-/// Makes that database, with these rows from 1 upwards.
-pub fn make_table(path: &Path, tokens: &[String]) -> rusqlite::Connection {
-    let mut connection = rusqlite::Connection::open(path).unwrap();
-    connection.busy_timeout(PATIENCE).unwrap();
-    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-    connection.execute_batch("CREATE TABLE tokens (id INTEGER PRIMARY KEY, token TEXT)").unwrap();
-    let transaction = connection.transaction().unwrap();
-    for (id, token) in (1..).zip(tokens) {
-        transaction.execute("INSERT INTO tokens VALUES (?1, ?2)", rusqlite::params![id, token]).unwrap();
-    }
-    transaction.commit().unwrap();
-    connection
 }

@@ -44,6 +44,14 @@ pub fn shares(world: &World, versions: &[u32]) -> Json {
     versions.iter().flat_map(|version| [1, 2].map(|holder| world.share(*version, holder))).collect()
 }
 
+/// Everything that is derived from the root keys of these versions, each with its name.
+pub fn secrets(world: &World, versions: &[u32], all_shares: &[&String]) -> Vec<(String, Vec<u8>)> {
+    let request = json!({"shares": shares(world, versions), "all_shares": all_shares, "keys": [KEY]});
+    let derived = answer("secrets", &request);
+    let derived = derived.as_object().unwrap().iter();
+    derived.map(|(name, secret)| (name.clone(), hex::decode(secret.as_str().unwrap()).unwrap())).collect()
+}
+
 /// Share texts with a right checksum and any content.
 pub fn crafted(shares: &Json) -> Vec<String> {
     serde_json::from_value(answer("shares", shares)).unwrap()
@@ -65,4 +73,11 @@ pub fn check_table_at(db: &Path, shares: &Json, expected: Vec<Json>) -> Json {
             "sql": "SELECT id, token FROM tokens", "expected": expected,
         }),
     )
+}
+
+/// The same of rows that somebody else has read: `[[id, text or null], …]`.
+#[track_caller]
+pub fn check_rows(world: &World, versions: &[u32], rows: &Json, expected: Vec<Json>) -> Json {
+    let shares = shares(world, versions);
+    answer("table", &json!({"shares": shares, "rows": rows, "key": KEY, "expected": expected}))
 }

@@ -1,6 +1,7 @@
 //! A TCP proxy that does to a connection what networks do: it delays, cuts, swallows answers, and says nothing.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -41,6 +42,8 @@ struct Shared {
     rule: Mutex<Rule>,
     open: Mutex<Vec<TcpStream>>,
     accepted: AtomicUsize,
+    /// Bytes that passed, from clients and from servers.
+    passed: [AtomicUsize; 2],
     lost: AtomicUsize,
     closed: AtomicBool,
 }
@@ -54,6 +57,7 @@ impl Proxy {
             rule: Mutex::new(Rule::Pass),
             open: Mutex::default(),
             accepted: AtomicUsize::new(0),
+            passed: Default::default(),
             lost: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
@@ -92,6 +96,11 @@ impl Proxy {
     /// How many connections there ever were.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes ever passed, from clients and from servers.
+    pub fn passed(&self) -> [usize; 2] {
+        [0, 1].map(|way| self.shared.passed[way].load(Ordering::SeqCst))
     }
 
     /// How many answers were lost.
@@ -151,6 +160,7 @@ impl Shared {
                 }
                 Rule::Pass | Rule::Refuse | Rule::CutReply(_) => {}
             }
+            self.passed[0].fetch_add(piece.len(), Ordering::SeqCst);
             if to.write_all(piece).is_err() || cut {
                 break;
             }
@@ -177,6 +187,7 @@ impl Shared {
                 }
                 Rule::Pass | Rule::Refuse | Rule::CutRequest(_) | Rule::LoseAnswerTo(..) => {}
             }
+            self.passed[1].fetch_add(piece.len(), Ordering::SeqCst);
             if to.write_all(piece).is_err() || cut {
                 break;
             }
@@ -199,5 +210,32 @@ impl Shared {
 fn end(one: &TcpStream, other: &TcpStream) {
     for stream in [one, other] {
         let _gone = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Cuts behind every byte, where it is set; else behind a sample of them.
+const EVERY_BYTE: &str = "KEYMOOT_TEST_EVERY_BYTE";
+
+/// Behind which bytes of an exchange it is cut: so many at either end, and every so many between.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    pub ends: usize,
+    pub step: usize,
+}
+
+/// Of exchanges that are soon done.
+pub const FINE: Sample = Sample { ends: 64, step: 7 };
+/// Of those that change what has to be put right again each time.
+pub const COARSE: Sample = Sample { ends: 32, step: 23 };
+/// Of what takes seconds.
+pub const RARE: Sample = Sample { ends: 2, step: 197 };
+
+impl Sample {
+    pub fn of(self, length: usize) -> BTreeSet<usize> {
+        let Self { ends, step } =
+            if std::env::var_os(EVERY_BYTE).is_some() { Self { ends: 0, step: 1 } } else { self };
+        // Signatures differ in length by a few bytes, so the end may be a little behind what was measured.
+        let last = (length.saturating_sub(ends)..=length + ends.min(8)).filter(|at| *at > 0);
+        (1..=ends.min(length)).chain((1..=length).step_by(step)).chain(last).collect()
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::{
         fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -17,20 +17,22 @@ use std::{
 
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::databases::{Connection, quiet_ports};
+
+use super::PATIENCE;
 
 /// One server process, and how to start it again.
-struct Server {
-    program: PathBuf,
-    arguments: Vec<String>,
-    log: PathBuf,
+pub(super) struct Server {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) log: PathBuf,
     /// The servers refuse to run as root, and so run as somebody else where the tests are root.
-    user: Option<(u32, u32)>,
-    child: Option<Child>,
+    pub(super) user: Option<(u32, u32)>,
+    pub(super) child: Option<Child>,
 }
 
 impl Server {
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         assert!(self.child.is_none());
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = command(&self.program, self.user);
@@ -39,7 +41,7 @@ impl Server {
     }
 
     /// `kill -9`, of the processes that it started too.
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             signal("-KILL", &family(child.id()));
             let _reaped = child.wait();
@@ -47,7 +49,7 @@ impl Server {
     }
 
     /// Starts it until it stays: what a killed one left may hold it up for a moment.
-    fn start_until(&mut self, ready: impl Fn() -> bool) {
+    pub(super) fn start_until(&mut self, ready: impl Fn() -> bool) {
         let end = Instant::now() + PATIENCE;
         self.start();
         while !ready() {
@@ -60,7 +62,7 @@ impl Server {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         signal(name, &family(self.child.as_ref().unwrap().id()));
     }
 }
@@ -71,7 +73,7 @@ impl Drop for Server {
     }
 }
 
-fn command(program: &Path, user: Option<(u32, u32)>) -> Command {
+pub(super) fn command(program: &Path, user: Option<(u32, u32)>) -> Command {
     let mut command = Command::new(program);
     // Nothing of a person's own settings.
     command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").current_dir("/");
@@ -81,13 +83,13 @@ fn command(program: &Path, user: Option<(u32, u32)>) -> Command {
     command
 }
 
-fn signal(name: &str, processes: &[u32]) {
+pub(super) fn signal(name: &str, processes: &[u32]) {
     let processes = processes.iter().map(u32::to_string);
     let _status = Command::new("kill").arg(name).args(processes).stderr(Stdio::null()).status();
 }
 
 /// A process and its children.
-fn family(parent: u32) -> Vec<u32> {
+pub(super) fn family(parent: u32) -> Vec<u32> {
     let children = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -99,7 +101,7 @@ fn family(parent: u32) -> Vec<u32> {
 }
 
 /// Whom to run as: nobody special, where the tests are root.
-fn other_user() -> Option<(u32, u32)> {
+pub(super) fn other_user() -> Option<(u32, u32)> {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
     if uid.split_whitespace().nth(1) != Some("0") {
@@ -112,31 +114,29 @@ fn other_user() -> Option<(u32, u32)> {
 }
 
 /// In memory where there is such a place: these tests kill processes, not machines.
-fn directory(user: Option<(u32, u32)>) -> TempDir {
+pub fn directory(user: Option<(u32, u32)>) -> TempDir {
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-    if let Some((uid, gid)) = user {
-        chown(directory.path(), Some(uid), Some(gid)).unwrap();
-    }
+    belongs_to(directory.path(), user);
     directory
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    // All at once, so that they are different.
-    let listeners: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    std::array::from_fn(|n| listeners[n].local_addr().unwrap().port())
+pub(super) fn belongs_to(path: &Path, user: Option<(u32, u32)>) {
+    if let Some((uid, gid)) = user {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
 }
 
-fn loopback(port: u16) -> SocketAddr {
+pub(super) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A PostgreSQL server with one superuser, `keymoot`, and one database, `postgres`.
 pub struct Postgres {
-    server: Server,
-    programs: PathBuf,
-    port: u16,
-    _directory: TempDir,
+    pub(super) server: Server,
+    pub(super) programs: PathBuf,
+    pub(super) port: u16,
+    pub(super) _directory: TempDir,
 }
 
 pub const PASSWORD: &str = "not-for-print";
@@ -148,9 +148,19 @@ impl Postgres {
 
     /// The same, with TLS where there is a certificate and its key, in PEM.
     pub fn start_with(tls: Option<(&str, &str)>) -> Self {
+        Self::start_in(directory(other_user()), tls, &[])
+    }
+
+    /// Where `TMPDIR` is, which is on disk mostly, with settings of its own.
+    pub fn start_on_disk(settings: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        belongs_to(directory.path(), other_user());
+        Self::start_in(directory, None, settings)
+    }
+
+    fn start_in(directory: TempDir, tls: Option<(&str, &str)>, more: &[&str]) -> Self {
         let programs = newest_postgres();
         let user = other_user();
-        let directory = directory(user);
         let (data, password) = (directory.path().join("data"), directory.path().join("password"));
         fs::write(&password, PASSWORD).unwrap();
         let made = command(&programs.join("initdb"), user)
@@ -167,19 +177,9 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let [port] = free_ports();
-        let mut arguments = vec!["-D".to_owned(), data.display().to_string(), "-p".to_owned(), port.to_string()];
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "fsync=off",
-            "dynamic_shared_memory_type=mmap",
-            "shared_buffers=16MB",
-            "max_connections=60",
-            "log_statement=none",
-        ] {
-            arguments.extend(["-c".to_owned(), setting.to_owned()]);
-        }
+        let [port] = quiet_ports();
+        let mut arguments = settings(&data, port);
+        arguments.extend(more.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
         for (name, file) in tls_files(directory.path(), user, tls) {
             let name = if name == "cert" { "ssl_cert_file" } else { "ssl_key_file" };
             arguments.extend(["-c".to_owned(), "ssl=on".to_owned(), "-c".to_owned(), format!("{name}={file}")]);
@@ -200,6 +200,11 @@ impl Postgres {
         self.url_at(self.address())
     }
 
+    /// Of the process that the others are children of.
+    pub fn pid(&self) -> u32 {
+        self.server.child.as_ref().unwrap().id()
+    }
+
     /// The same server at another address, such as a proxy's.
     pub fn url_at(&self, address: SocketAddr) -> String {
         format!("postgres://keymoot:{PASSWORD}@{address}/postgres")
@@ -210,6 +215,25 @@ impl Postgres {
         self.server.kill();
         let (programs, port) = (self.programs.clone(), self.port);
         self.server.start_until(|| try_sql(&programs, port, "SELECT 1").is_some());
+    }
+
+    /// From its next start on its clock is off by what a file says, such as `-3600`, by Debian's `libfaketime`.
+    pub fn set_clock_by(&mut self, file: &Path) {
+        let library = ["/usr/lib", "/usr/lib64"]
+            .iter()
+            .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
+            .map(|dir| dir.path().join("faketime/libfaketimeMT.so.1"))
+            .find(|path| path.exists())
+            .expect("libfaketime is installed (apt-get install faketime)");
+        let program = std::mem::replace(&mut self.server.program, "/usr/bin/env".into());
+        let wrapped = [
+            format!("LD_PRELOAD={}", library.display()),
+            format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
+            "FAKETIME_NO_CACHE=1".to_owned(),
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+            program.display().to_string(),
+        ];
+        self.server.arguments.splice(0..0, wrapped);
     }
 
     pub fn kill(&mut self) {
@@ -224,10 +248,33 @@ impl Postgres {
         self.server.signal("-CONT");
     }
 
+    /// A connection that stays open, as an application's.
+    pub fn connect(&self) -> Connection {
+        let mut psql = psql(&self.programs, self.port);
+        psql.args(["-XtAq", "-F", "\t"]);
+        Connection::over(psql)
+    }
+
     /// What `psql` prints for a statement.
     pub fn sql(&self, statement: &str) -> String {
         try_sql(&self.programs, self.port, statement).unwrap()
     }
+}
+
+pub(super) fn settings(data: &Path, port: u16) -> Vec<String> {
+    let mut arguments = vec!["-D".to_owned(), data.display().to_string(), "-p".to_owned(), port.to_string()];
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+        "dynamic_shared_memory_type=mmap",
+        "shared_buffers=16MB",
+        "max_connections=60",
+        "log_statement=none",
+    ] {
+        arguments.extend(["-c".to_owned(), setting.to_owned()]);
+    }
+    arguments
 }
 
 /// Puts a certificate and its key where only the server's user reads them.
@@ -241,9 +288,7 @@ fn tls_files(
         let file = directory.join(format!("{name}.pem"));
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        if let Some((uid, gid)) = user {
-            chown(&file, Some(uid), Some(gid)).unwrap();
-        }
+        belongs_to(&file, user);
         (name, file.display().to_string())
     };
     [("cert", cert), ("key", key)].map(put).into()
@@ -264,13 +309,15 @@ impl Drop for Postgres {
 }
 
 fn try_sql(programs: &Path, port: u16, statement: &str) -> Option<String> {
-    let output = command(&programs.join("psql"), None)
-        .env("PGPASSWORD", PASSWORD)
-        .args(["-h", "127.0.0.1", "-U", "keymoot", "-d", "postgres", "-XtAq", "-v", "ON_ERROR_STOP=1"])
-        .args(["-p", &port.to_string(), "-c", statement])
-        .output()
-        .unwrap();
+    let output = psql(programs, port).args(["-XtAq", "-v", "ON_ERROR_STOP=1", "-c", statement]).output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+fn psql(programs: &Path, port: u16) -> Command {
+    let mut command = command(&programs.join("psql"), None);
+    command.env("PGPASSWORD", PASSWORD).args(["-h", "127.0.0.1", "-U", "keymoot", "-d", "postgres"]);
+    command.args(["-p", &port.to_string()]);
+    command
 }
 
 fn newest_postgres() -> PathBuf {
@@ -297,7 +344,7 @@ impl Etcd {
     pub fn start_with(tls: Option<(&str, &str)>) -> Self {
         let user = other_user();
         let directory = directory(user);
-        let [c0, c1, c2, p0, p1, p2]: [u16; 6] = free_ports();
+        let [c0, c1, c2, p0, p1, p2]: [u16; 6] = quiet_ports();
         let (ports, peers) = (vec![c0, c1, c2], [p0, p1, p2]);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let scheme = if tls.is_some() { "https" } else { "http" };

@@ -19,10 +19,14 @@ use crate::{
     },
 };
 
+/// Of a service: without a pause six of them would leave the nodes no processor to ask their stores with, and what is told
+/// here is of stores that are away.
+const BETWEEN_VALUES: Duration = Duration::from_millis(5);
+
 pub struct Fleet {
     pub cluster: Cluster,
     pub links: Vec<Proxy>,
-    _store: Postgres,
+    pub store: Postgres,
     /// Values of v9, and what each of them holds.
     pub values: Vec<(String, Vec<u8>)>,
 }
@@ -41,7 +45,7 @@ impl Fleet {
         let values = values.collect();
         let staged = cluster.staged(9);
         cluster.unlock_all(staged);
-        Self { cluster, links, _store: store, values }
+        Self { cluster, links, store, values }
     }
 }
 
@@ -78,7 +82,7 @@ pub struct Answers {
 
 /// What was answered on one node while a story went on.
 pub struct OfNode {
-    /// A service that decrypts without a pause.
+    /// A service that decrypts one value after the other.
     pub service: Answers,
     /// A supervisor, who asks whether the node is alive and ready, and how it stands.
     pub supervisor: Answers,
@@ -96,7 +100,7 @@ pub fn while_asked(nodes: &[World], values: &[(String, Vec<u8>)], story: impl Fn
                 let over = &over;
                 (
                     scope.spawn(|| {
-                        until(over, Duration::ZERO, |answers, n| decrypt(node, &values[n % values.len()], answers))
+                        until(over, BETWEEN_VALUES, |answers, n| decrypt(node, &values[n % values.len()], answers))
                     }),
                     scope.spawn(|| until(over, Duration::from_millis(50), |answers, _| supervise(node, answers))),
                     scope.spawn(|| {

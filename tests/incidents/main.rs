@@ -6,6 +6,7 @@ mod cluster;
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod auth0_2017;
 mod expensify_2023;
 mod fleet;
 mod proton_2021;

@@ -237,10 +237,13 @@ impl<T: for<'de> Deserialize<'de>> OneOrMany<T> {
             Ok(one) => return Ok(Self::One(one)),
             Err(problem) => problem,
         };
-        if !serde_json::from_slice::<Probe>(bytes).is_ok_and(|probe| probe.has_items) {
-            return Err(single_error);
-        }
-        let Batch { items } = body::parse::<Batch<T>>(bytes)?;
+        let Batch { items } =
+            body::parse::<Batch<T>>(bytes).map_err(|batch_error| {
+                match serde_json::from_slice::<Probe>(bytes) {
+                    Ok(Probe { has_items: true }) => batch_error,
+                    _ => single_error,
+                }
+            })?;
         if items.count > ITEMS_MAX {
             let detail = format!("a batch has at most {ITEMS_MAX} items, and this one has {}", items.count);
             return Err(Problem::new(ErrorCode::TooLarge, detail));

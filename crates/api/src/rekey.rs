@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use keymoot_types::{KeyVersion, SourceName};
+use keymoot_types::{KeyVersion, NodeName, SourceName, plan::SourcePlan};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
@@ -19,6 +19,22 @@ pub struct RekeyRequest {
     /// Read and count, write nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// `{"sources"?: ["customers.ssn"]}`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// Which; by default all that are declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SourceName>>,
+}
+
+/// `{"sources": [{…}]}`: what a job would find.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanAnswer {
+    /// In the order in which they were asked for.
+    pub sources: Vec<SourcePlan>,
 }
 
 /// `{"id", "state"}`, 202: the job is durable. Also the answer to pause, resume, cancel and retry.
@@ -86,12 +102,18 @@ pub struct Job {
     pub started_at: Timestamp,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
-    /// Why it goes slowly now, with the number: `foreground decrypts take 12 ms, over 5 ms`.
+    /// What holds it back now, with the number: `replica lag 3.2 s > 1.5 s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled: Option<String>,
     /// Why it failed or was paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When a pause ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<Timestamp>,
+    /// What PATCH has set.
+    #[serde(default)]
+    pub limits: Limits,
     /// In the order of the work.
     pub sources: Vec<SourceProgress>,
 }
@@ -109,6 +131,9 @@ pub struct SourceProgress {
     pub scanned: u64,
     /// Written anew.
     pub rekeyed: u64,
+    /// Of these, plaintext that was encrypted for the first time.
+    #[serde(default)]
+    pub adopted: u64,
     /// Were the primary's already.
     pub current: u64,
     /// NULL.
@@ -126,6 +151,18 @@ pub struct SourceProgress {
     pub rows_per_second: f64,
     /// Time left, seconds; none under 1 % or while paused.
     pub eta_seconds: Option<u64>,
+    /// What holds this source back now, with the number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<String>,
+    /// The node on which it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled_by: Option<NodeName>,
+    /// Since when it waits, for this reason or another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled_since: Option<Timestamp>,
+    /// Why it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// The answer to `GET /v1/rekey`: the newest job's fields, and beside them every job.
@@ -148,6 +185,17 @@ pub struct PauseRequest {
     pub duration: Option<HumanDuration>,
 }
 
+/// The limits of a job; none where nothing is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Rows read a second.
+    pub max_rows_per_second: Option<u64>,
+    /// Sleep per unit of work.
+    pub nice_ratio: Option<f64>,
+    /// Chunks in flight, over all sources, on each node.
+    pub concurrency: Option<u32>,
+}
+
 /// `{"max_rows_per_second"?, "nice_ratio"?, "concurrency"?}`; `null` lifts a limit, absent leaves it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,7 +206,7 @@ pub struct LimitsRequest {
     /// Sleep per unit of work: 1 is a duty of one half.
     #[serde(default, skip_serializing_if = "Setting::is_unchanged")]
     pub nice_ratio: Setting<f64>,
-    /// Sources worked on at once, at least 1.
+    /// Chunks in flight at once on each node, over all sources: 1 to 16, 2 by default.
     #[serde(default, skip_serializing_if = "Setting::is_unchanged")]
     pub concurrency: Setting<u32>,
 }

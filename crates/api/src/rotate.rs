@@ -27,7 +27,7 @@ pub enum RequestBody {
     Import(ImportRequest),
     /// Retire without evidence, accepting a named loss.
     RetireOverride(RetireOverrideRequest),
-    /// Stop asking about a source.
+    /// Write the values of a source in clear again.
     Release(ReleaseRequest),
     /// Let restarted members receive the keys from an unlocked one.
     Window(WindowRequest),
@@ -103,7 +103,7 @@ pub struct RetireOverrideRequest {
     pub reason: String,
 }
 
-/// A source that is not asked about any longer.
+/// A source whose values are to become plaintext.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
@@ -175,6 +175,9 @@ pub struct RequestDetail {
     /// The loss that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The source that is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceName>,
     /// What is asked for, whole: the digest is SHA-256 of its canonical form (RFC 8785), so that whoever consents can
     /// make it again from what they see.
     pub asked: Json,
@@ -264,10 +267,10 @@ pub struct ActivateRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetireRequest {
-    /// Members that are not waited for.
+    /// As in every step; a retirement refuses it: nobody is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "body::objects")]
     pub exclude: Vec<Exclusion>,
-    /// Holders who need not have proved the primary.
+    /// See `exclude`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excuse: Vec<HolderName>,
     /// Only say what is missing; starts no census.

@@ -167,6 +167,8 @@ routes! {
     MEMBERS = Route::control(Post, "/v1/members", Operator);
     /// Starts a job.
     REKEY_START = Route::control(Post, "/v1/rekey", Operator);
+    /// Looks at sources before a job.
+    REKEY_PLAN = Route::control(Post, "/v1/rekey/plan", Operator);
     /// Lists jobs.
     REKEY_LIST = Route::control(Get, "/v1/rekey", Reader);
     /// One job.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use keymoot_types::{HolderName, KeyVersion, KeyringId, KeyringName, NodeName, NodeState, SourceName};
 use serde::{Deserialize, Serialize};
 
-use crate::unlock::VersionProgress;
+use crate::{HumanDuration, unlock::VersionProgress};
 
 /// The answer to `GET /v1/status`. Names of holders, sources and peers only with a token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,12 @@ pub struct StatusAnswer {
     /// Whether each source could be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SourceHealth>>,
+    /// The maintenance window that is granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowStatus>,
+    /// Sources whose values become plaintext again, by their holders' consent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Vec<ReleasedSource>>,
     /// What became of real values after unlocking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Vec<Sample>>,
@@ -54,6 +60,26 @@ pub enum ManifestOrigin {
     LastGood,
 }
 
+/// A maintenance window: restarted members get the keys from an unlocked one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// The request that granted it, and that ends it when it is withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Who may receive the keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<NodeName>>,
+    /// For how long it was granted.
+    #[serde(rename = "for")]
+    pub granted_for: HumanDuration,
+    /// For how long this node still gives keys; none where it gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_seconds: Option<u64>,
+    /// Why this node gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
+}
+
 /// Another member, as it last reported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
@@ -70,6 +96,9 @@ pub struct Peer {
     pub revision: u64,
     /// The versions that it had validated, ascending.
     pub validated: Vec<KeyVersion>,
+    /// Where others reach it for keys, in a maintenance window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// Whether a source could be reached.
@@ -82,6 +111,15 @@ pub struct SourceHealth {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// A source that was released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedSource {
+    /// Which.
+    pub source: SourceName,
+    /// When enough holders had consented.
+    pub at: Timestamp,
 }
 
 /// Real values of one version from one source that were decrypted after unlocking.

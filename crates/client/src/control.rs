@@ -7,7 +7,10 @@ use keymoot_api::{
     Problem,
     census::{CensusAnswer, CensusRequest},
     init::{InitAnswer, InitRequest, PackagesAnswer},
-    rekey::{Job, JobAnswer, JobsAnswer, LimitsRequest, PauseRequest, QuarantineAnswer, RekeyRequest},
+    rekey::{
+        Job, JobAnswer, JobsAnswer, LimitsRequest, PauseRequest, PlanAnswer, PlanRequest, QuarantineAnswer,
+        RekeyRequest,
+    },
     rotate::{
         ActivateRequest, ConsentAnswer, ConsentRequest, RequestAnswer, RequestBody, RequestDetail, RetireRequest,
         StepAnswer, StepRequest, VersionsAnswer,
@@ -20,7 +23,7 @@ use keymoot_api::{
         ReloadAnswer,
     },
 };
-use keymoot_types::KeyVersion;
+use keymoot_types::{KeyVersion, SourceName};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -173,6 +176,11 @@ impl Control {
         self.ask(&routes::REKEY_START, &[], request).await
     }
 
+    /// Looks at sources before a job.
+    pub async fn rekey_plan(&self, request: &PlanRequest) -> Result<PlanAnswer> {
+        self.ask(&routes::REKEY_PLAN, &[], request).await
+    }
+
     /// The newest job, and all jobs.
     pub async fn rekey_jobs(&self) -> Result<JobsAnswer> {
         self.get(&routes::REKEY_LIST, &[]).await
@@ -203,10 +211,18 @@ impl Control {
         self.ask(&routes::REKEY_LIMITS, &[id], request).await
     }
 
-    /// One page of the rows put aside; `after` is the `next` of the page before.
-    pub async fn rekey_quarantine(&self, id: &str, after: Option<&str>) -> Result<QuarantineAnswer> {
+    /// One page of the rows put aside, of all sources or of one; `after` is the `next` of the page before.
+    pub async fn rekey_quarantine(
+        &self,
+        id: &str,
+        source: Option<&SourceName>,
+        after: Option<&str>,
+    ) -> Result<QuarantineAnswer> {
         let route = &routes::REKEY_QUARANTINE;
-        let path = with_after(route.path_with(&[id]), after);
+        let mut path = with_after(route.path_with(&[id]), after);
+        if let Some(source) = source {
+            path.push_str(&format!("{}source={source}", if after.is_some() { '&' } else { '?' }));
+        }
         let answer = self.send(route, &path, NO_BODY).await?;
         success(&answer)
     }

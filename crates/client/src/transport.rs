@@ -143,7 +143,9 @@ impl Transport {
         if error.is_timeout() {
             TransportError::Timeout { addr }
         } else if error.is_connect() {
-            TransportError::Connect { addr, reason: whole_reason(error) }
+            let reason = whole_reason(error);
+            let reason = remedy(error).map_or_else(|| reason.clone(), |remedy| format!("{reason}: {remedy}"));
+            TransportError::Connect { addr, reason }
         } else {
             TransportError::Broken { addr, reason: whole_reason(error) }
         }
@@ -162,4 +164,37 @@ fn whole_reason(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     if reasons.is_empty() { error.to_string() } else { reasons.join(": ") }
+}
+
+/// What a person can do where TLS was refused. Nothing was sent then.
+fn remedy(error: &reqwest::Error) -> Option<&'static str> {
+    use rustls::{CertificateError as Bad, Error};
+    match tls_error(error)? {
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            Some("renew its certificate, unless it is this machine's clock that is wrong")
+        }
+        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            Some("look at this machine's clock, and from when on its certificate is valid")
+        }
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            Some("name the CA that signed its certificate, if this is the right address")
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            Some("use a name that is in its certificate")
+        }
+        Error::PeerIncompatible(_) => Some("TLS 1.2 or 1.3 is needed: update what listens there"),
+        Error::InvalidMessage(_) => Some("what listens there does not speak TLS: is it the right port?"),
+        _ => None,
+    }
+}
+
+/// The innermost cause, if it is TLS: an I/O error shows what it holds to nobody who only asks for its source.
+fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(held) => tls_error(held),
+        None => tls_error(error.source()?),
+    }
 }

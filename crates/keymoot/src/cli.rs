@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     commands::{
         audit, backup, census, certificate, completions, config, decrypt, demo, dev, encrypt, holder, init,
-        inspect, man, manifest, recover, rekey, restore_backup, retire, rotate, seal, server, status, token,
-        unlock, versions,
+        inspect, man, manifest, members, recover, rekey, restore_backup, retire, rotate, seal, server, status,
+        token, unlock, versions, window,
     },
     exit::Exit,
     output::{Format, Output},
@@ -76,7 +76,11 @@ enum Operate {
     #[command(subcommand)]
     Rotate(rotate::Command),
     #[command(subcommand)]
+    Window(window::Command),
+    #[command(subcommand)]
     Manifest(manifest::Command),
+    #[command(subcommand)]
+    Members(members::Command),
     #[command(subcommand)]
     Rekey(rekey::Command),
     Census(census::Args),
@@ -136,7 +140,9 @@ impl Operate {
             Self::Versions(_) => versions::run(context).await,
             Self::Seal(args) => seal::run(context, &args).await,
             Self::Rotate(command) => rotate::run(context, command).await,
+            Self::Window(command) => window::run(context, command).await,
             Self::Manifest(command) => manifest::run(context, command).await,
+            Self::Members(command) => members::run(context, command).await,
             Self::Rekey(command) => rekey::run(context, command).await,
             Self::Census(args) => census::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,

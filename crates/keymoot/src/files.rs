@@ -1,14 +1,15 @@
 //! Files that hold secrets: read whole with a limit, written for their owner alone, never over another.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
 use anyhow::{Context as _, bail};
 use keymoot_api::unlock::{Parts, PartsRequest};
+use keymoot_server::durable;
 use keymoot_types::part::PartsFile;
 use zeroize::Zeroizing;
 
@@ -59,21 +60,13 @@ pub(crate) fn read_parts(path: &Path) -> anyhow::Result<PartsRequest> {
 
 /// Writes a new file that only its owner can read. One that exists already stays as it is.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("can't write {} (a file that exists is never overwritten)", path.display()))
+    durable::create(path, content)
+        .with_context(|| format!("can't write {} (a file that exists is never overwritten)", path.display()))
 }
 
 /// Makes a directory that only its owner can enter; one that exists will do.
 pub(crate) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("can't make the directory {}", path.display()))
+    durable::create_dir(path).with_context(|| format!("can't make the directory {}", path.display()))
 }
 
 /// A secret in a file that others can read is pointed out, not refused: it is the reader's own file.

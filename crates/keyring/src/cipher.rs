@@ -85,14 +85,17 @@ impl DataKeyBits {
 /// `data_key(v, name)`, ready for use: derived once, for a derivation a message would cost more than the cipher.
 pub(crate) struct DataKey {
     version: KeyVersion,
-    name: KeyName,
+    /// `L ‖ name`; a key name has at most 64 bytes.
+    name: Vec<u8>,
     cipher: Xaes256Gcm,
 }
 
 impl DataKey {
     pub(crate) fn new(prk: &Prk, version: KeyVersion, name: &KeyName) -> Self {
         let key = prk.data_key(name);
-        Self { version, name: name.clone(), cipher: Xaes256Gcm::new((&**key).into()) }
+        let bytes = name.as_str().as_bytes();
+        let name = [&[u8::try_from(bytes.len()).unwrap_or(u8::MAX)], bytes].concat();
+        Self { version, name, cipher: Xaes256Gcm::new((&**key).into()) }
     }
 
     /// `seal[data_key](plaintext)`, a value of body `0x01`.
@@ -185,17 +188,11 @@ impl DataKey {
     }
 
     fn aad(&self, label: &[u8], associated_data: &[u8]) -> Vec<u8> {
-        [label, &self.version.to_be_bytes(), &self.name_and_length(), associated_data].concat()
+        [label, &self.version.to_be_bytes(), &self.name, associated_data].concat()
     }
 
     fn payload_aad(&self, associated_data: &[u8]) -> Vec<u8> {
-        [PAYLOAD, &self.name_and_length(), associated_data].concat()
-    }
-
-    /// `L ‖ name`; a key name has at most 64 bytes.
-    fn name_and_length(&self) -> Vec<u8> {
-        let name = self.name.as_str().as_bytes();
-        [&[u8::try_from(name.len()).unwrap_or(u8::MAX)], name].concat()
+        [PAYLOAD, &self.name, associated_data].concat()
     }
 }
 

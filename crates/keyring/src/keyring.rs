@@ -7,7 +7,6 @@ use std::{
 };
 
 use keymoot_types::{KeyId, KeyName, KeyVersion, Value, value::BodyKind};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -113,21 +112,43 @@ impl Keyring {
 
     /// Opens a value of any body and drops what was in it.
     pub fn check(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<(), OpenError> {
-        self.open_any(key, value, associated_data).map(drop)
+        wiped::<{ stack::VALUE }, _>(|| self.open_any(key, value, associated_data)).map(drop)
     }
 
     /// Re-encrypts with the primary: open → seal anew in the same kind of body → open again and compare.
     /// A value gets a fresh data-encryption key; a wrapped data key is wrapped anew.
     pub fn rekey(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Value, RekeyError> {
-        let plaintext = self.open_any(key, value, associated_data)?;
-        let sealing = self.sealing(key)?;
-        let rekeyed = wiped::<{ stack::VALUE }, _>(|| match value.kind() {
-            BodyKind::Direct => sealing.seal_direct(&plaintext, associated_data),
-            BodyKind::Envelope => sealing.seal_envelope(&plaintext, associated_data),
-            BodyKind::DataKey => sealing.wrap(&plaintext),
-        })?;
-        let reopened = self.open_any(key, &rekeyed, associated_data).map_err(|_| RekeyError::SelfCheck)?;
-        if bool::from(reopened.ct_eq(&plaintext)) { Ok(rekeyed) } else { Err(RekeyError::SelfCheck) }
+        wiped::<{ stack::REKEY }, _>(|| {
+            let plaintext = self.open_any(key, value, associated_data)?;
+            let sealing = self.sealing(key)?;
+            let rekeyed = match value.kind() {
+                BodyKind::Direct => sealing.seal_direct(&plaintext, associated_data),
+                BodyKind::Envelope => sealing.seal_envelope(&plaintext, associated_data),
+                BodyKind::DataKey => sealing.wrap(&plaintext),
+            }?;
+            self.checked(key, rekeyed, &plaintext, associated_data)
+        })
+    }
+
+    /// Encrypts plaintext that lay open until now: seal → open again and compare, as in [`Keyring::rekey`].
+    pub fn adopt(&self, key: &KeyName, plaintext: &[u8], associated_data: &[u8]) -> Result<Value, RekeyError> {
+        wiped::<{ stack::REKEY }, _>(|| {
+            let value = self.sealing(key)?.seal_direct(plaintext, associated_data)?;
+            self.checked(key, value, plaintext, associated_data)
+        })
+    }
+
+    /// The value, if it opens to what was sealed.
+    fn checked(
+        &self,
+        key: &KeyName,
+        value: Value,
+        plaintext: &[u8],
+        associated_data: &[u8],
+    ) -> Result<Value, RekeyError> {
+        let reopened = self.open_any(key, &value, associated_data).map_err(|_| RekeyError::SelfCheck)?;
+        // Nobody who times it chose either.
+        if *reopened == *plaintext { Ok(value) } else { Err(RekeyError::SelfCheck) }
     }
 
     /// A canary: a value of known text under one version, whatever encrypts now.
@@ -139,10 +160,12 @@ impl Keyring {
         wiped::<{ stack::VALUE }, _>(|| data_key.seal_direct(text, b""))
     }
 
+    /// Whoever calls wipes the stack.
     fn open_any(&self, key: &KeyName, value: &Value, associated_data: &[u8]) -> Result<Plaintext, OpenError> {
+        let data_key = self.data_key(key, value.version())?;
         match value.kind() {
-            BodyKind::DataKey => self.unwrap_data_key(key, value),
-            _ => self.decrypt(key, value, associated_data),
+            BodyKind::DataKey => data_key.unwrap(value),
+            _ => data_key.open(value, associated_data),
         }
     }
 

@@ -5,13 +5,14 @@
 //! A key's way in: [`shamir`] rebuilds a root key from shares → [`key_check`] proves it (or, without a
 //! manifest, [`recover`] and [`search`]), which makes a [`Validated`] → [`Keyring`] is built from those alone. A value's way: [`derive`] the data key → [`cipher`] →
 //! [`keyring`]. A key's way out into the world: [`stage`] makes a root key, or new shares of one, and their
-//! public record.
+//! public record. From one member of a cluster to another it goes by [`hand_over`].
 //!
 //! Keys are boxed, zeroize when dropped, do not print, can't be copied and can't be serialized. What working with them
 //! leaves on the [`stack`] is wiped by every public operation.
 
 pub mod cipher;
 pub mod derive;
+pub mod hand_over;
 pub mod key_check;
 pub mod keyring;
 pub mod recover;

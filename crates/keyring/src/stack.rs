@@ -8,6 +8,8 @@ use std::hint::black_box;
 
 /// Enough for one value: the cipher's key schedules and its tables for GHASH.
 pub(crate) const VALUE: usize = 8 * 1024;
+/// Enough for one value that is opened, sealed and opened again.
+pub(crate) const REKEY: usize = 2 * VALUE;
 /// Enough for everything else.
 pub(crate) const CEREMONY: usize = 64 * 1024;
 

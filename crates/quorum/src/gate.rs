@@ -171,6 +171,10 @@ pub struct CensusFacts {
 pub struct Census {
     /// Service time at which it began.
     pub began: Duration,
+    /// Service time at which it ended: one of a large table takes hours.
+    pub ended: Duration,
+    /// Why it is none of the two in a row, such as that it is of some sources only. What it found counts all the same.
+    pub set_aside: Option<String>,
     /// Its sources.
     pub sources: Vec<CensusFacts>,
 }
@@ -182,6 +186,17 @@ pub struct KeyLife {
     pub key: KeyName,
     /// `None` where the configuration says neither `max_age` nor `only_in_sources`.
     pub max_age: Option<Duration>,
+}
+
+/// What is in quarantine of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The source.
+    pub source: SourceName,
+    /// Rows.
+    pub rows: u64,
+    /// The ids of the first of them.
+    pub first: Vec<String>,
 }
 
 /// All that the retirement gate looks at. Durations are service time, see [`crate::elapsed`].
@@ -200,7 +215,7 @@ pub struct RetirementFacts<'a> {
     pub quiet: Duration,
     /// When one last did, for a service.
     pub last_use: Option<Duration>,
-    /// The newest two censuses, the newest last.
+    /// The newest censuses, the newest last.
     pub censuses: &'a [Census],
     /// Whether one is running.
     pub census_running: bool,
@@ -208,8 +223,8 @@ pub struct RetirementFacts<'a> {
     pub sources: &'a [SourceName],
     /// Of these, the ones in this node's configuration.
     pub configured: &'a [SourceName],
-    /// Rows in quarantine, by source.
-    pub quarantined: &'a [(SourceName, u64)],
+    /// What is in quarantine.
+    pub quarantined: &'a [Quarantined],
     /// Every key that ever was.
     pub keys: &'a [KeyLife],
     /// Who has proved each version.
@@ -230,9 +245,14 @@ pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missi
     // What was declared and is asked about no more is gone, and nobody can repair its rows.
     let known = |source: &SourceName| manifest.declared.sources.iter().any(|declared| declared.name == *source);
     let gone = |source: &SourceName| known(source) && !facts.sources.contains(source);
-    for (source, rows) in facts.quarantined.iter().filter(|(source, rows)| *rows > 0 && !gone(source)) {
-        let detail =
-            format!("{rows} rows are in quarantine; repair or remove them, then `keymoot rekey quarantine`");
+    for Quarantined { source, rows, first } in
+        facts.quarantined.iter().filter(|left| left.rows > 0 && !gone(&left.source))
+    {
+        let ids: String = first.iter().map(|id| format!("{id}, ")).collect();
+        let detail = format!(
+            "{rows} rows are in quarantine ({ids}…): `keymoot rekey quarantine` lists them; repair or remove them, \
+             then `keymoot census` looks at them again"
+        );
         missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
     }
     for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
@@ -265,14 +285,19 @@ fn counted<'a>(manifest: &Manifest, facts: &RetirementFacts<'a>) -> BTreeSet<&'a
     let gone = |source: &SourceName| {
         manifest.declared.sources.iter().any(|declared| declared.name == *source && declared.gone.is_some())
     };
-    let found = newest(facts).iter().flat_map(|census| &census.sources).map(|found| &found.source);
+    let found = looked_at(facts).iter().flat_map(|census| &census.sources).map(|found| &found.source);
     facts.sources.iter().chain(found.filter(|source| !gone(source))).collect()
 }
 
-/// The newest two censuses.
-fn newest<'a>(facts: &RetirementFacts<'a>) -> &'a [Census] {
-    facts.censuses.get(facts.censuses.len().saturating_sub(2)..).unwrap_or_default()
+/// The newest two censuses in a row, and what was counted beside and after them.
+fn looked_at<'a>(facts: &RetirementFacts<'a>) -> &'a [Census] {
+    let whole = facts.censuses.iter().enumerate().filter(|(_, census)| census.set_aside.is_none());
+    let from = whole.map(|(at, _)| at).rev().take(2).last().unwrap_or(0);
+    facts.censuses.get(from..).unwrap_or_default()
 }
+
+/// How long a census says how things are: a restored backup, or a writer that was forgotten, comes afterwards.
+pub const CENSUS_FRESH: Duration = Duration::from_secs(3600);
 
 /// The earliest service time at which a census counts: nobody can write an old value any more.
 pub fn census_from(stopped: Duration, max_write_delay: Duration) -> Duration {
@@ -289,24 +314,53 @@ fn censuses(
     if facts.census_running {
         missing.push(Missing::new("census_running", None, "a census is running; ask again when it is done"));
     }
-    let newest = newest(facts);
-    if newest.len() < 2 || newest.iter().any(|census| census.began < from) {
-        let mut detail = String::from(
-            "two censuses in a row are needed, both begun after the version stopped encrypting and max_write_delay",
-        );
-        if facts.now < from {
-            detail.push_str(&format!("; the first can begin in {} s", seconds_until(from, facts.now)));
-        }
-        missing.push(Missing::new("census_stale", None, detail));
+    let looked_at = looked_at(facts);
+    let in_a_row: Vec<_> = looked_at.iter().filter(|census| census.set_aside.is_none()).collect();
+    if in_a_row.len() < 2 || in_a_row.iter().any(|census| census.began < from) || !fresh(facts.now, &in_a_row) {
+        missing.push(Missing::new("census_stale", None, stale(facts, &in_a_row, from)));
     }
     for source in counted {
-        for census in newest {
+        for census in looked_at {
             census_of_source(facts, source, census, missing);
         }
     }
     // Both censuses say the same of most sources; once is enough.
     let mut seen = BTreeSet::new();
     missing.retain(|entry| seen.insert((entry.code, entry.who.clone())));
+}
+
+/// The newest says how things are now, and the one before was just before it.
+fn fresh(now: Duration, in_a_row: &[&Census]) -> bool {
+    let since = |census: &&Census| census.began;
+    let then = in_a_row.iter().skip(1).map(since).chain([now]);
+    in_a_row.iter().zip(then).all(|(census, then)| then.saturating_sub(census.ended) <= CENSUS_FRESH)
+}
+
+/// What is wrong with the censuses that there are.
+fn stale(facts: &RetirementFacts<'_>, in_a_row: &[&Census], from: Duration) -> String {
+    let mut detail = String::from(
+        "two censuses in a row are needed, both begun after the version stopped encrypting and max_write_delay",
+    );
+    let early = in_a_row.iter().filter(|census| census.began < from).count();
+    match facts.censuses {
+        [] => detail.push_str("; none was taken"),
+        _ if in_a_row.len() > 1 && early == 0 => {
+            let hours = CENSUS_FRESH.as_secs() / 3600;
+            detail.push_str(&format!("; the newest two are too old: each counts for {hours} h after it ended"));
+        }
+        _ if early > 0 => detail.push_str(&format!("; {early} of the newest two began before that")),
+        _ => detail.push_str(&format!("; there is {} so far", in_a_row.len())),
+    }
+    let mut reasons: Vec<&str> =
+        facts.censuses.iter().filter_map(|census| census.set_aside.as_deref()).rev().collect();
+    reasons.dedup();
+    if let Some(newest) = reasons.first() {
+        detail.push_str(&format!("; one does not count: {newest}"));
+    }
+    if facts.now < from {
+        detail.push_str(&format!("; the first can begin in {} s", seconds_until(from, facts.now)));
+    }
+    detail
 }
 
 fn census_of_source(
@@ -335,7 +389,7 @@ fn census_of_source(
             missing.push(Missing::new("unreadable_left", who(), detail));
         }
     }
-    if !counted && facts.configured.contains(source) {
+    if !counted && census.set_aside.is_none() && facts.configured.contains(source) {
         missing.push(Missing::new("census_stale", who(), "was not counted in the newest two censuses"));
     }
 }

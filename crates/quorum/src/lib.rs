@@ -11,6 +11,7 @@
 pub mod adopt;
 pub mod consent;
 pub mod elapsed;
+pub mod exclude;
 pub mod gate;
 pub mod import;
 pub mod judge;
@@ -19,6 +20,7 @@ pub mod number;
 pub mod reshare;
 pub mod revise;
 pub mod unlock;
+pub mod window;
 
 pub use judge::{Matched, PartRefusal};
 pub use unlock::Unlock;

@@ -130,7 +130,7 @@ impl Members {
     }
 
     fn note_comings_and_goings(&mut self) {
-        let beat = self.beat;
+        let (beat, listened) = (self.beat, self.can_tell_silence());
         let names: std::collections::BTreeSet<NodeName> =
             self.seen.values().map(|seen| seen.heartbeat.node.clone()).collect();
         for name in names {
@@ -144,7 +144,8 @@ impl Members {
                     let surplus = stay.returns.len().saturating_sub(FLAPS_MAX + 1);
                     stay.returns.drain(..surplus);
                 }
-                (false, Some(_)) => stay.since = None,
+                // Behind an outage of its own a node has not listened for long enough to call anybody gone.
+                (false, Some(_)) if listened => stay.since = None,
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use keymoot_types::{
     Digest, KeyName, KeyVersion, KeyringId, KeyringName, Manifest, NodeName, SourceName, VersionState,
     manifest::{
         Canary, Declared, DeclaredKey, DeclaredSource, Lifetime, ManifestDocument, ManifestError, ManifestMac,
-        Retirement, ShareSet, VersionRecord,
+        Release, Retirement, ShareSet, VersionRecord,
     },
 };
 
@@ -61,6 +61,7 @@ pub fn first(
         versions: vec![record],
         canaries: vec![],
         macs: vec![],
+        window: None,
         unknown: Default::default(),
     }
 }
@@ -217,11 +218,21 @@ pub fn declare(manifest: &mut Manifest, keys: &[KeyDeclaration], sources: &[(Sou
                     name: name.clone(),
                     key: key.clone(),
                     gone: None,
+                    released: None,
                 });
             }
         }
     }
     manifest.declared != before
+}
+
+/// Records the holders' consent that the values of a source become plaintext again. `false`: it is known of no such
+/// source, or was recorded before.
+pub fn release(manifest: &mut Manifest, source: &SourceName, release: Release) -> bool {
+    let declared = manifest.declared.sources.iter_mut().find(|declared| declared.name == *source);
+    let Some(declared) = declared.filter(|declared| declared.released.is_none()) else { return false };
+    declared.released = Some(release);
+    true
 }
 
 /// Adds the canaries that are not there yet, for every version that decrypts (and, while it is being made, for a

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use keymoot_keyring::{Validated, shamir};
+use keymoot_keyring::{Rebuilt, Validated, key_check::KeyCheckFailed, shamir};
 use keymoot_types::{HolderName, KeyVersion, Manifest, RefusalCode, manifest::VersionRecord};
 
 use crate::{
@@ -104,6 +104,14 @@ impl Unlock {
             None => self.collecting.entry(version).or_default().push(Given { part, at: now }),
         }
         Ok(accepted)
+    }
+
+    /// Takes a key that another member sent, if it is the record's own; what was collected for it is wiped.
+    pub fn receive(&mut self, record: &VersionRecord, key: Rebuilt) -> Result<(), KeyCheckFailed> {
+        let key = Arc::new(key.validate(record.key_id, &record.share_set)?);
+        self.collecting.remove(&record.version);
+        self.validated.insert(record.version, Proved { key, holders: vec![] });
+        Ok(())
     }
 
     /// Rebuilds and proves the key, if `part` is the last that was needed. A record that turns out to be damaged

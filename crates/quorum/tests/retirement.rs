@@ -10,7 +10,7 @@ use std::{
 
 use common::{World, holder, key, node, source, then, v};
 use keymoot_quorum::{
-    gate::{self, Census, CensusFacts, KeyLife, Missing, RetirementFacts},
+    gate::{self, Census, CensusFacts, KeyLife, Missing, Quarantined, RetirementFacts},
     revise::{self, KeyDeclaration},
 };
 use keymoot_types::{HolderName, KeyVersion, NodeName, SourceName, VersionState, VersionState::*};
@@ -39,7 +39,7 @@ struct Case {
     census_running: bool,
     sources: Vec<SourceName>,
     configured: Vec<SourceName>,
-    quarantined: Vec<(SourceName, u64)>,
+    quarantined: Vec<Quarantined>,
     keys: Vec<KeyLife>,
     proofs: BTreeMap<KeyVersion, BTreeSet<HolderName>>,
 }
@@ -63,8 +63,15 @@ fn counted(name: &SourceName) -> CensusFacts {
     CensusFacts { source: name.clone(), values, unreadable: 0, why_not: None }
 }
 
+fn quarantined(name: &str, rows: u64) -> Quarantined {
+    let first = (1..=rows).map(|n| n.to_string()).collect();
+    Quarantined { source: source(name), rows, first }
+}
+
 fn census(began: u64) -> Census {
-    Census { began: s(began), sources: names().iter().map(counted).collect() }
+    let sources = names().iter().map(counted).collect();
+    // It took until now.
+    Census { began: s(began), ended: s(NOW), set_aside: None, sources }
 }
 
 fn all_right() -> Case {
@@ -79,7 +86,7 @@ fn all_right() -> Case {
         census_running: false,
         sources: names(),
         configured: names(),
-        quarantined: vec![(source("a.x"), 0)],
+        quarantined: vec![quarantined("a.x", 0)],
         keys: vec![
             KeyLife { key: key("pii"), max_age: Some(s(0)) },
             KeyLife { key: key("auth"), max_age: Some(s(MAX_AGE)) },
@@ -148,6 +155,11 @@ fn each_single_thing_that_is_missing_is_named_by_its_code_and_what_it_is_about()
         (("census_stale", None), |case| case.censuses[0].began = s(STOPPED + WRITE_DELAY - 1)),
         (("census_stale", None), |case| case.censuses[1].began = s(STOPPED + WRITE_DELAY - 1)),
         (("census_stale", None), |case| case.max_write_delay = s(WRITE_DELAY + 51)),
+        (("census_stale", None), |case| case.censuses[1].ended = s(NOW - 3600) - Duration::from_nanos(1)),
+        (("census_stale", None), |case| {
+            case.censuses[0].ended = s(50_000);
+            case.censuses[1].began = s(53_600) + Duration::from_nanos(1);
+        }),
         (about("census_stale", "b.y"), |case| drop(case.censuses[0].sources.remove(1))),
         (about("census_stale", "b.y"), |case| drop(case.censuses[1].sources.remove(1))),
         (about("census_inconclusive", "a.x"), |case| {
@@ -160,7 +172,7 @@ fn each_single_thing_that_is_missing_is_named_by_its_code_and_what_it_is_about()
         (about("values_left", "c.z"), |case| case.censuses[1].sources[2].values.insert(2, (v(9), 1))),
         (about("unreadable_left", "b.y"), |case| case.censuses[0].sources[1].unreadable = 1),
         (about("unreadable_left", "b.y"), |case| case.censuses[1].sources[1].unreadable = 1),
-        (about("quarantine_left", "a.x"), |case| case.quarantined[0].1 = 1),
+        (about("quarantine_left", "a.x"), |case| case.quarantined = vec![quarantined("a.x", 1)]),
         (about("source_missing", "c.z"), |case| drop(case.configured.pop())),
         (about("key_undeclared", "pii"), |case| case.keys[0].max_age = None),
         (about("key_undeclared", "auth"), |case| drop(case.keys.pop())),
@@ -182,7 +194,7 @@ fn every_list_may_be_right_alone_and_all_that_is_missing_is_listed_at_once() {
         case.unsettled = vec![(node("db1"), "unheard".into()), (node("db3"), "unheard".into())];
         case.censuses.clear();
         case.configured.remove(0);
-        case.quarantined = vec![(source("b.y"), 2), (source("c.z"), 4)];
+        case.quarantined = vec![quarantined("b.y", 2), quarantined("c.z", 4)];
         case.keys.remove(0);
         case.last_use = Some(s(NOW));
         case.proofs.clear();
@@ -268,7 +280,7 @@ fn a_source_that_this_very_request_declares_gone_is_asked_about_no_more_but_what
     let case = all_right().with(|case| {
         case.sources.remove(1);
         case.configured.remove(1);
-        case.quarantined = vec![(source("b.y"), 3)];
+        case.quarantined = vec![quarantined("b.y", 3)];
         case.censuses.iter_mut().for_each(|census| drop(census.sources.remove(1)));
     });
     assert_eq!(case.named(), []);
@@ -281,7 +293,7 @@ fn a_source_that_this_very_request_declares_gone_is_asked_about_no_more_but_what
 
 #[test]
 fn rows_in_quarantine_of_a_source_that_nobody_declared_block_too() {
-    let case = all_right().with(|case| case.quarantined = vec![(source("unheard.of"), 1)]);
+    let case = all_right().with(|case| case.quarantined = vec![quarantined("unheard.of", 1)]);
     assert_eq!(case.named(), [about("quarantine_left", "unheard.of")]);
 }
 
@@ -292,7 +304,7 @@ fn a_source_that_was_declared_gone_by_name_is_asked_about_no_more() {
     let case = all_right().with(|case| {
         case.sources.remove(1);
         case.configured.remove(1);
-        case.quarantined = vec![(source("b.y"), 3)];
+        case.quarantined = vec![quarantined("b.y", 3)];
         case.censuses[1].sources.remove(1);
         // It was still there for the first census.
         case.censuses[0].sources[1].values.push((v(9), 12));
@@ -337,8 +349,12 @@ fn any_census() -> impl Strategy<Value = Census> {
         unreadable,
         why_not,
     });
-    (0..200_000_u64, prop::collection::vec(found, 0..6))
-        .prop_map(|(began, sources)| Census { began: s(began), sources })
+    (0..200_000_u64, prop::collection::vec(found, 0..6)).prop_map(|(began, sources)| Census {
+        began: s(began),
+        ended: s(NOW),
+        set_aside: None,
+        sources,
+    })
 }
 
 fn some(of: Vec<SourceName>) -> impl Strategy<Value = Vec<SourceName>> {
@@ -419,4 +435,35 @@ proptest! {
         prop_assert_eq!(codes.contains(&"max_age"), now < stopped + max_age || now < stopped);
         prop_assert_eq!(codes.contains(&"quiet_period"), now < last_use.unwrap_or(0).max(stopped) + quiet);
     }
+}
+
+#[test]
+fn fault_44_a_census_that_is_set_aside_is_no_evidence_and_what_it_found_counts() {
+    let aside = |began, why: &str| Census { set_aside: Some(why.into()), ..census(began) };
+    let detail = |case: &Case| {
+        let missing = case.missing(&world());
+        missing.iter().find(|entry| entry.code == "census_stale").map(|entry| entry.detail.clone())
+    };
+    let (first, second) = (STOPPED + WRITE_DELAY, STOPPED + WRITE_DELAY + 50);
+    let none = detail(&all_right().with(|case| case.censuses.clear())).unwrap();
+    assert!(none.contains("none was taken"), "{none}");
+    let old = detail(&all_right().with(|case| case.censuses[0].began = s(STOPPED))).unwrap();
+    assert!(old.contains("1 of the newest two began before that"), "{old}");
+    let aged = detail(&all_right().with(|case| case.censuses[1].ended = s(STOPPED))).unwrap();
+    assert!(aged.contains("too old: each counts for 1 h after it ended"), "{aged}");
+    let some = all_right().with(|case| case.censuses[1] = aside(second, "of some sources only"));
+    let some = detail(&some).unwrap();
+    assert!(some.contains("there is 1 so far; one does not count: of some sources only"), "{some}");
+
+    // Beside two that count it is no matter, unless it found something.
+    let beside = all_right().with(|case| case.censuses.insert(1, aside(first + 1, "of some sources only")));
+    assert_eq!(beside.named(), vec![]);
+    let found = beside.with(|case| case.censuses[1].sources[2].values.push((v(9), 1)));
+    assert_eq!(found.named(), vec![("values_left", Some("c.z".into()))]);
+    let before = all_right().with(|case| {
+        let mut old = aside(first - 1, "of another list of sources");
+        old.sources[2].values.push((v(9), 1));
+        case.censuses.insert(0, old);
+    });
+    assert_eq!(before.named(), vec![], "two in a row came after it");
 }

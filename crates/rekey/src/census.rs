@@ -7,70 +7,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use keymoot_storage::source::{Cell, Source};
+pub use keymoot_types::census::{SourceCensus, VersionCount};
 use keymoot_types::{
-    KeyVersion, SourceName,
+    KeyVersion,
     value::{Class, holds_embedded_value},
 };
-use serde::{Deserialize, Serialize};
 
 /// Unknown versions that are listed for one source.
 const UNKNOWN_MAX: usize = 64;
-
-/// How many rows hold a value of one version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionCount {
-    /// The version.
-    pub version: KeyVersion,
-    /// Rows.
-    pub count: u64,
-}
-
-/// What a census found in one source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceCensus {
-    /// The source.
-    pub name: SourceName,
-    /// Well-formed values by version, ascending as numbers.
-    pub versions: Vec<VersionCount>,
-    /// NULL.
-    pub null: u64,
-    /// Empty.
-    pub empty: u64,
-    /// Does not begin as a value does.
-    pub foreign: u64,
-    /// Begins as a value does and is none, or is of a version that nobody knows.
-    pub unreadable: u64,
-    /// Of these, the values of versions that nobody knows: the lowest so many of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unknown: Vec<VersionCount>,
-    /// `COUNT(*)` in the same snapshot.
-    pub rows: u64,
-    /// Whether nothing can be hidden from these counts.
-    pub conclusive: bool,
-    /// Why not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why_not: Option<String>,
-    /// When the snapshot was begun.
-    pub taken_at: Timestamp,
-    /// To count again, by hand.
-    #[serde(default)]
-    pub sql: String,
-    /// Server or library version.
-    #[serde(default)]
-    pub server: String,
-}
-
-impl SourceCensus {
-    /// Rows of a version.
-    pub fn rows_of(&self, version: KeyVersion) -> u64 {
-        self.versions.iter().filter(|count| count.version == version).map(|count| count.count).sum()
-    }
-
-    /// Whether it proves that the source has neither a value of `version` nor anything unreadable.
-    pub fn clean_of(&self, version: KeyVersion) -> bool {
-        self.conclusive && self.rows_of(version) == 0 && self.unreadable == 0
-    }
-}
 
 /// Takes the census of one source. `known` says which versions the manifest knows; a value of any other is
 /// unreadable. An error of the source is an entry like any other, which concludes nothing.
@@ -99,6 +43,8 @@ pub async fn census(
         null: classes.null,
         empty: classes.empty,
         foreign: classes.foreign,
+        embedded: classes.embedded,
+        adopts: source.spec().adopt,
         unreadable: classes.unreadable,
         rows,
         conclusive: why_not.is_none(),
@@ -162,8 +108,8 @@ impl Classes {
         }
         (self.embedded > 0).then(|| {
             format!(
-                "{} rows hold an encrypted value inside other text, which no rekey reaches: decrypt them in the \
-                 application and store them on their own",
+                "{} rows hold an encrypted value inside other text or in another case, which no rekey reaches: decrypt \
+                 them in the application and store them on their own",
                 self.embedded
             )
         })

@@ -3,13 +3,14 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use keymoot_storage::source::{Row, RowId, Source, SourceError, Swap, Swapped};
+use keymoot_types::value::begins_as_value;
 use tokio::time::Instant;
 
 use crate::{
     gate::{Gate, Stop, backoff},
     job::Counters,
-    judge::{Judge, Judged, Unjudged, Unreadable},
-    keys::Service,
+    judge::{Judge, Unjudged, Unreadable},
+    keys::{Aim, Service},
 };
 
 /// How often a row is tried that writers keep changing; then it is left to the next pass.
@@ -46,8 +47,6 @@ impl From<Unjudged> for Halt {
 pub(crate) struct Settled {
     pub(crate) counters: Counters,
     pub(crate) unreadable: Vec<Unreadable>,
-    /// Rows that are in no quarantine, or no longer.
-    pub(crate) fine: Vec<RowId>,
     /// Rows that writers won every time.
     pub(crate) left: Vec<RowId>,
     /// Time of the last transaction.
@@ -55,6 +54,7 @@ pub(crate) struct Settled {
 }
 
 /// The hand that touches a source.
+#[derive(Clone)]
 pub(crate) struct Hand {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) gate: Gate,
@@ -89,22 +89,35 @@ impl Hand {
     ) -> Result<(), Halt> {
         self.service = None;
         self.gate.hibernate(reason, waits).await?;
-        self.service = Some(self.gate.pass().await?);
+        self.gate.pass().await.map(drop)?;
         Ok(())
     }
 
     pub(crate) async fn settle(&mut self, rows: Vec<Row>) -> Result<Settled, Halt> {
         let mut settled = Settled::default();
-        let mut swaps = self.judge(rows, &mut settled).await?;
+        let service = self.look()?;
+        let aim = service.aim(&self.source.spec().name);
+        self.service = Some(service);
+        let swaps = self.judge(rows, &mut settled).await?;
+        self.carry_out(aim, swaps, settled).await
+    }
+
+    /// Writes what was judged, and what of it was lost is read and judged again.
+    pub(crate) async fn carry_out(
+        &mut self,
+        aim: Aim,
+        mut swaps: Vec<Swap>,
+        mut settled: Settled,
+    ) -> Result<Settled, Halt> {
         if self.dry_run {
-            settled.rekeyed(swaps.iter());
+            swaps.iter().for_each(|swap| settled.rekeyed(swap));
             return Ok(settled);
         }
         for _ in 0..TRIES_MAX {
             if swaps.is_empty() {
                 return Ok(settled);
             }
-            let lost = self.write(swaps, &mut settled).await?;
+            let lost = self.write(aim, swaps, &mut settled).await?;
             settled.counters.conflicts += count(lost.len());
             swaps = self.look_again(lost, &mut settled).await?;
         }
@@ -113,62 +126,72 @@ impl Hand {
     }
 
     /// Counts what needs no write; the rest is to be written.
-    async fn judge(&mut self, rows: Vec<Row>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
+    pub(crate) async fn judge(&mut self, rows: Vec<Row>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let service = match &self.service {
             Some(service) => service.clone(),
-            None => self.gate.pass().await?,
+            // No wait here: a chunk that was begun comes to its end.
+            None => self.look()?,
         };
-        let judge = Judge { source: self.source.clone(), service, dry_run: self.dry_run };
+        let judge = Judge::new(self.source.clone(), service, self.dry_run)?;
         // Thousands of rows at a time: not on a thread that answers requests.
         let judged = tokio::task::spawn_blocking(move || judge.rows(rows))
             .await
             .map_err(|error| Halt::Fail(format!("a defect: {error}")))??;
-        let mut swaps = Vec::new();
-        for (id, judged) in judged {
-            match judged {
-                Judged::Null => settled.counters.null += 1,
-                Judged::Empty => settled.counters.empty += 1,
-                Judged::Foreign => settled.counters.foreign += 1,
-                Judged::Current => settled.counters.current += 1,
-                Judged::Old(swap) => {
-                    swaps.push(*swap);
-                    continue;
-                }
-                Judged::Unreadable(row) => {
-                    settled.unreadable.push(row);
-                    continue;
-                }
-            }
-            settled.fine.push(id);
-        }
-        Ok(swaps)
+        settled.counters.add(&judged.counters);
+        settled.unreadable.extend(judged.unreadable);
+        Ok(judged.swaps)
     }
 
-    /// Writes, and returns those that were not written because the row had changed.
-    async fn write(&mut self, mut swaps: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
+    fn look(&self) -> Result<Service, Halt> {
+        Service::look(self.gate.inner().setup.keys.as_ref()).map_err(|reason| Halt::Again(reason.into()))
+    }
+
+    /// A node that was sealed, or has another aim by now, and a job that was cancelled write no more.
+    fn may_write(&self, aim: Aim) -> Result<(), Halt> {
+        if self.gate.live().has_ended() {
+            return Err(Halt::Stop(Stop::Cancelled));
+        }
+        if self.look()?.aim(&self.source.spec().name) == aim {
+            Ok(())
+        } else {
+            Err(Halt::Again("what its values are to become has changed".into()))
+        }
+    }
+
+    /// Writes, and returns those that were not written because the row had changed. A batch that fails is tried again
+    /// in halves: the fewer rows a transaction has, the fewer writers it meets.
+    async fn write(&mut self, aim: Aim, mut swaps: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
         let mut waits = backoff();
         let mut lost = Vec::new();
+        let mut rows = swaps.len();
         while !swaps.is_empty() {
+            self.may_write(aim)?;
             let began = Instant::now();
+            let later = swaps.split_off(rows.min(swaps.len()));
             match self.source.swap(&swaps).await {
                 Ok(answers) if answers.len() == swaps.len() => {
                     settled.wrote = Some(began.elapsed());
-                    let (done, missed): (Vec<_>, Vec<_>) =
-                        swaps.into_iter().zip(answers).partition(|(_, answer)| *answer == Swapped::Done);
-                    settled.rekeyed(done.iter().map(|(swap, _)| swap));
-                    lost.extend(missed.into_iter().map(|(swap, _)| swap));
-                    return Ok(lost);
+                    for (swap, answer) in swaps.into_iter().zip(answers) {
+                        match answer {
+                            Swapped::Done => settled.rekeyed(&swap),
+                            Swapped::Lost => lost.push(swap),
+                        }
+                    }
+                    waits = backoff();
+                    swaps = later;
                 }
                 Ok(_) => {
                     return Err(Halt::Fail("a defect: the source answered for another number of rows".into()));
                 }
                 Err(SourceError::Mistaken { reason, .. }) => return Err(Halt::Fail(reason)),
                 Err(error) => {
+                    rows = (swaps.len() / 2).max(1);
                     self.hibernate(error.to_string(), &mut waits).await?;
                     swaps = self.written_after_all(swaps, &mut lost, settled).await?;
+                    swaps.extend(later);
                 }
             }
         }
@@ -187,7 +210,7 @@ impl Hand {
         let mut untouched = Vec::new();
         for (swap, row) in swaps.into_iter().zip(rows) {
             match row {
-                Some(row) if row.cell == swap.new => settled.rekeyed([&swap]),
+                Some(row) if row.cell == swap.new => settled.rekeyed(&swap),
                 Some(row) if row.cell == swap.old && row.columns == swap.columns => untouched.push(swap),
                 _ => lost.push(swap),
             }
@@ -201,13 +224,10 @@ impl Hand {
         }
         let rows = self.read_again(&lost).await?;
         let mut present = Vec::new();
-        for (swap, row) in lost.into_iter().zip(rows) {
+        for row in rows {
             match row {
                 Some(row) => present.push(row),
-                None => {
-                    settled.counters.gone += 1;
-                    settled.fine.push(swap.id);
-                }
+                None => settled.counters.gone += 1,
             }
         }
         self.judge(present, settled).await
@@ -231,11 +251,9 @@ impl Hand {
 }
 
 impl Settled {
-    fn rekeyed<'a>(&mut self, swaps: impl IntoIterator<Item = &'a Swap>) {
-        for swap in swaps {
-            self.counters.rekeyed += 1;
-            self.fine.push(swap.id.clone());
-        }
+    fn rekeyed(&mut self, swap: &Swap) {
+        self.counters.rekeyed += 1;
+        self.counters.adopted += u64::from(!swap.old.bytes().is_some_and(begins_as_value));
     }
 }
 

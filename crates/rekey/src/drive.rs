@@ -1,4 +1,4 @@
-//! Drives one job: its sources, some at a time and as far as their leases are to be had, and then its end.
+//! Drives one job: its sources, one after the other and as far as their leases are to be had, and then its end.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use keymoot_storage::metadata::MetadataError;
 use keymoot_types::SourceName;
 use tokio::{
-    task::JoinSet,
+    task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -49,6 +49,7 @@ async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
     let mut waiting: Vec<Contender> =
         live.job().sources.into_iter().map(|name| Contender { name, watch: Watch::default() }).collect();
     let mut running = JoinSet::new();
+    let mut at_work: Vec<(Id, SourceName)> = Vec::new();
     let mut defective = false;
     let mut job = live.watch();
     let mut pause = None;
@@ -63,37 +64,52 @@ async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
         } else if record.state == JobState::Paused {
             waiting.iter_mut().for_each(|contender| contender.watch.interrupted());
         } else {
-            let room = |running: &JoinSet<_>| running.len() < record.limits.sources_at_a_time();
             let mut left = Vec::new();
             for mut contender in waiting {
-                match look(inner, live, &record, &mut contender, beat, room(&running)).await {
+                match look(
+                    inner,
+                    live,
+                    &record,
+                    &mut contender,
+                    beat,
+                    live.has_room(at_work.iter().map(|(_, name)| name)),
+                )
+                .await
+                {
                     Look::Finished => {}
                     Look::Later => left.push(contender),
                     Look::Taken(held) => {
                         let (inner, live) = (inner.clone(), live.clone());
-                        running.spawn(async move {
+                        let name = contender.name.clone();
+                        let task = running.spawn(async move {
                             let end = run(inner, live, id, contender.name.clone(), *held).await;
                             (contender, end)
                         });
+                        at_work.push((task.id(), name));
                     }
                 }
             }
             waiting = left;
         }
+        live.works_on(at_work.len());
         if running.is_empty() && (stopping || (waiting.is_empty() && !defective)) {
             return !stopping;
         }
         pause = PauseEnd::of(&record, pause);
         tokio::select! {
-            Some(ended) = running.join_next() => match ended {
-                Ok((contender, End::Stopped(Stop::Fenced))) => waiting.push(contender),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(job = %id, %error, "a runner ended by a defect; the job goes on after a restart");
-                    defective = true;
+            Some(ended) = running.join_next_with_id() => {
+                let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
+                at_work.retain(|(other, _)| *other != task);
+                match ended {
+                    Ok((_, (contender, End::Stopped(Stop::Fenced)))) => waiting.push(contender),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(job = %id, %error, "a runner ended by a defect; the job goes on after a restart");
+                        defective = true;
+                    }
                 }
-            },
-            // Perhaps more sources at a time are allowed now.
+            }
+            // Perhaps more workers are allowed now.
             changed = job.changed() => if changed.is_err() { return false },
             () = PauseEnd::come(pause.as_ref()) => end_pause(inner, id, &mut pause).await,
             _ = beats.tick() => {
@@ -169,8 +185,10 @@ async fn look(
     let record = stored.value();
     let free = contender.watch.finds_free(&inner.setup.holder, &record.lease, beat);
     let able = inner.able().await;
-    let finished =
-        record.failed.is_some() || able.as_ref().is_ok_and(|service| record.is_done(job.retries, service.primary));
+    let finished = record.failed.is_some()
+        || able
+            .as_ref()
+            .is_ok_and(|service| record.is_done(job.retries, service, inner.declared(&contender.name)));
     if finished || !free {
         live.checkpoint(record);
         inner.tell();
@@ -178,7 +196,7 @@ async fn look(
     }
     match able {
         Err(reason) => later(reason),
-        Ok(service) if record.revision > service.revision && record.target != Some(service.primary) => {
+        Ok(service) if record.revision > service.revision && !record.aims_at(service.aim(&record.name)) => {
             later(format!("this node has not adopted revision {} of the manifest", record.revision))
         }
         Ok(_) if !room => Look::Later,
@@ -227,7 +245,11 @@ fn aimed_at_the_primary(inner: &Inner, live: &Live) -> bool {
         // What was done was done for the primary of that time; a sealed node can't say more.
         return true;
     };
-    records(live).iter().all(|record| record.failed.is_some() || record.target == Some(service.primary))
+    let as_declared = |record: &SourceRecord| {
+        inner.declared(&record.name).is_none_or(|declared| !record.is_of_another(declared))
+    };
+    let done = |record: &SourceRecord| record.aims_at(service.aim(&record.name)) && as_declared(record);
+    records(live).iter().all(|record| record.failed.is_some() || done(record))
 }
 
 fn records(live: &Live) -> Vec<SourceRecord> {

@@ -1,6 +1,13 @@
-//! What stands before every batch: pause, cancel, kill switch, seal, limits; and every wait of a runner.
+//! What stands before every batch: pause, cancel, limits, kill switch, window, seal, the load of the node and of the
+//! source's server; and every wait of a runner.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
@@ -10,15 +17,20 @@ use crate::{
     inner::Inner,
     job::{JobRecord, JobState},
     keys::Service,
-    limits::Limits,
+    limits::Pace,
     live::Live,
+    manners::Strain,
+    probe::{Ease, Probe},
 };
 use keymoot_types::SourceName;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// With jitter up to twice as long.
+const RETRY_LONGEST: Duration = Duration::from_secs(15);
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Above a hard limit nothing is asked of a server for so long.
+const HIBERNATE: Duration = Duration::from_secs(30);
 /// A pause is looked at again so rarely, in case a signal was missed.
 const PAUSED: Duration = Duration::from_secs(60);
 
@@ -44,18 +56,39 @@ pub(crate) fn backoff() -> impl Iterator<Item = Duration> + Send {
 }
 
 /// The gate of one source's runner.
+#[derive(Clone)]
 pub(crate) struct Gate {
     inner: Arc<Inner>,
     live: Arc<Live>,
     source: SourceName,
     job: watch::Receiver<JobRecord>,
     shutdown: CancellationToken,
+    careful: Arc<Careful>,
+}
+
+/// What all chunks of a source share, so that its server is asked for all of them at once.
+struct Careful {
+    live: Arc<Live>,
+    source: SourceName,
+    probe: tokio::sync::Mutex<Probe>,
+    ease: Mutex<Ease>,
+    /// Its preflight found nothing.
+    looked_at: AtomicBool,
+}
+
+impl Drop for Careful {
+    fn drop(&mut self) {
+        self.live.relieved(&self.source);
+    }
 }
 
 impl Gate {
     pub(crate) fn new(inner: Arc<Inner>, live: Arc<Live>, source: SourceName) -> Self {
         let (job, shutdown) = (live.watch(), inner.setup.shutdown.clone());
-        Self { inner, live, source, job, shutdown }
+        let (probe, ease) = (tokio::sync::Mutex::default(), Mutex::default());
+        let looked_at = AtomicBool::new(false);
+        let careful = Arc::new(Careful { live: live.clone(), source: source.clone(), probe, ease, looked_at });
+        Self { inner, live, source, job, shutdown, careful }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -66,8 +99,14 @@ impl Gate {
         &self.live
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.job.borrow().limits
+    /// The limits of the next batch.
+    pub(crate) fn limits(&self) -> Pace {
+        let halvings = self.ease().halvings();
+        self.job.borrow().limits.at_pace(halvings)
+    }
+
+    fn ease(&self) -> MutexGuard<'_, Ease> {
+        self.careful.ease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn retries(&self) -> u32 {
@@ -89,18 +128,64 @@ impl Gate {
                 }
                 _ => return Err(Stop::Cancelled),
             }
-            if let Some(wait) = self.live.pacer.wait(&record.limits) {
+            if let Some(wait) = self.live.pacer.wait(&self.limits()) {
                 self.sleep(wait).await;
                 continue;
             }
-            match self.inner.able().await {
-                Ok(service) => return Ok(service),
-                Err(reason) => {
-                    self.throttled(Some(reason));
-                    self.sleep(LOOK_AGAIN).await;
-                }
+            if let Some(reason) = self.inner.forbidden().await {
+                self.throttled(Some(reason));
+                self.sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            if let Some(strain) = self.strain().await {
+                let hard = matches!(strain, Strain::Hard(_));
+                self.sleep(if hard { HIBERNATE } else { LOOK_AGAIN }).await;
+                continue;
+            }
+            // Asked last, so that no key is held in any wait.
+            if let Ok(service) = Service::look(self.inner.setup.keys.as_ref()) {
+                return Ok(service);
             }
         }
+    }
+
+    /// The keys, for what needs no wait: the job goes on, and this node has them.
+    pub(crate) fn is_open(&self) -> Option<Service> {
+        let running = self.job.borrow().state == JobState::Running && !self.shutdown.is_cancelled();
+        running.then(|| Service::look(self.inner.setup.keys.as_ref()).ok()).flatten()
+    }
+
+    /// What the source's server suffers, or this node's services, shown as the reason to wait.
+    async fn strain(&mut self) -> Option<Strain> {
+        let server = self.server().await;
+        let node = self.inner.foreground();
+        self.ease().feel(server.is_some() || node.is_some());
+        match (&server, &node) {
+            (Some(strain), _) => self.live.strained(&self.source, strain.reason()),
+            (None, Some(strain)) => self.live.throttled(&self.source, Some(strain.reason())),
+            (None, None) => {
+                self.live.relieved(&self.source);
+                return None;
+            }
+        }
+        self.inner.tell();
+        server.or(node)
+    }
+
+    async fn server(&mut self) -> Option<Strain> {
+        // One that is declared no longer is its runner's to give up.
+        let source = self.inner.setup.sources.source(&self.source)?;
+        match self.careful.probe.lock().await.look(source).await {
+            Ok(load) => self.inner.manners().strain(&load),
+            // Nothing is written yet, and whoever can't be asked may be refused for good.
+            Err(_) if !self.careful.looked_at.load(Ordering::Relaxed) => None,
+            Err(reason) => Some(Strain::Soft(reason)),
+        }
+    }
+
+    /// From now on a server that can't be asked is waited for.
+    pub(crate) fn looked_at(&self) {
+        self.careful.looked_at.store(true, Ordering::Relaxed);
     }
 
     /// Shows why this source waits; `None`: it does not.

@@ -10,7 +10,7 @@ use crate::{
     gate::Stop,
     inner::Inner,
     job::{JobState, SourceRecord},
-    lease::{BEAT, LAPSES_AFTER},
+    lease::{BEAT, LAPSES_AFTER, Lease},
     live::Live,
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Held {
     stored: Durable<SourceRecord>,
     written_at: Instant,
     next_beat: Instant,
+    abandoned: bool,
 }
 
 impl Held {
@@ -35,10 +36,12 @@ impl Held {
         mut stored: Durable<SourceRecord>,
     ) -> Result<Self, MetadataError> {
         let mut record = stored.value().clone();
+        let abandoned = record.lease.is_held();
         record.lease = record.lease.taken_by(&inner.setup.holder);
+        record.throttled = None;
         stored.save(inner.metadata(), record).await?;
         let now = Instant::now();
-        Ok(Self { inner, live, stored, written_at: now, next_beat: now + BEAT })
+        Ok(Self { inner, live, stored, written_at: now, next_beat: now + BEAT, abandoned })
     }
 
     /// As it was last written.
@@ -46,23 +49,38 @@ impl Held {
         self.stored.value()
     }
 
+    /// Whether whoever held it before did not give it back.
+    pub(crate) fn was_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
     /// Writes the checkpoint and renews the lease by that. [`MetadataError::Changed`]: somebody else holds it now.
     pub(crate) async fn save(&mut self, mut record: SourceRecord) -> Result<(), MetadataError> {
-        record.lease = self.record().lease.renewed();
+        // It got on, so at most its server still holds it back.
+        let name = &record.name;
+        record.throttled = self.live.throttle(name).filter(|_| self.live.is_strained(name));
+        self.write(record, true).await
+    }
+
+    async fn write(&mut self, mut record: SourceRecord, renews: bool) -> Result<(), MetadataError> {
+        let lease = |stored: &Lease| if renews { stored.renewed() } else { stored.clone() };
+        record.lease = lease(&self.record().lease);
         let mut saved = self.stored.save(self.inner.metadata(), record.clone()).await;
         if matches!(saved, Err(MetadataError::Changed { .. }))
             && let Some(found) = self.stored.reload(self.inner.metadata()).await?
             && found.value().lease.same_hold(&record.lease)
         {
             // Under our fence only we write: it was an own write whose answer was lost.
-            record.lease = found.value().lease.renewed();
+            record.lease = lease(&found.value().lease);
             self.stored = found;
             saved = self.stored.save(self.inner.metadata(), record.clone()).await;
         }
         saved?;
-        self.written_at = Instant::now();
-        self.next_beat = self.written_at + BEAT;
-        self.live.checkpoint(&record);
+        if renews {
+            self.written_at = Instant::now();
+            self.next_beat = self.written_at + BEAT;
+            self.live.checkpoint(&record);
+        }
         Ok(())
     }
 
@@ -73,16 +91,18 @@ impl Held {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let mut work = pin!(work);
-        let mut renewals = 0;
+        let mut beats: u32 = 0;
         loop {
             tokio::select! {
                 // First the lease: a holder that was stopped learns that it is lost before it does anything else.
                 biased;
-                () = sleep_until(self.next_beat), if renewals < RENEWALS_MAX => {
-                    renewals += 1;
+                () = sleep_until(self.next_beat) => {
+                    beats = beats.saturating_add(1);
                     self.next_beat = Instant::now() + BEAT;
-                    if self.may_hold() {
+                    if beats <= RENEWALS_MAX && self.may_hold() {
                         self.renew().await?;
+                    } else {
+                        self.say_what_it_waits_for().await?;
                     }
                 }
                 done = &mut work => return done,
@@ -92,14 +112,31 @@ impl Held {
 
     /// A holder that could not do anything, or that has to wait for something of its own, lets others have a try.
     fn may_hold(&self) -> bool {
-        self.live.job().state == JobState::Running && !self.live.is_throttled(&self.record().name)
+        let (live, source) = (&self.live, &self.record().name);
+        live.job().state == JobState::Running && (!live.is_throttled(source) || live.is_strained(source))
     }
 
     async fn renew(&mut self) -> Result<(), Stop> {
-        match self.save(self.record().clone()).await {
+        let saved = self.save(self.record().clone()).await;
+        self.unless_fenced(saved)
+    }
+
+    /// Where that has changed; the lease is not renewed by it.
+    async fn say_what_it_waits_for(&mut self) -> Result<(), Stop> {
+        let throttled = self.live.throttle(&self.record().name);
+        if self.record().throttled == throttled {
+            return Ok(());
+        }
+        let record = SourceRecord { throttled, ..self.record().clone() };
+        let saved = self.write(record, false).await;
+        self.unless_fenced(saved)
+    }
+
+    fn unless_fenced(&self, saved: Result<(), MetadataError>) -> Result<(), Stop> {
+        match saved {
             Err(MetadataError::Changed { .. }) => Err(Stop::Fenced),
             Err(error) => {
-                tracing::debug!(source = %self.record().name, %error, "the lease could not be renewed");
+                tracing::debug!(source = %self.record().name, %error, "the lease or the wait could not be written");
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -118,6 +155,7 @@ impl Held {
         let mut record = self.record().clone();
         record.attempts = record.attempts.saturating_sub(counted.into());
         record.lease = record.lease.given_back();
+        record.throttled = None;
         if let Err(error) = self.stored.save(self.inner.metadata(), record).await {
             tracing::debug!(%error, "the lease lapses by itself, and the start stays counted");
         }

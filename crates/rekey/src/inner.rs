@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use keymoot_storage::metadata::{Metadata, MetadataError};
-use keymoot_types::SourceName;
+use keymoot_types::{Digest, SourceName};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +19,9 @@ use crate::{
     jobs::{JobsError, Setup},
     keys::Service,
     live::Live,
+    looked::Looked,
+    manners::{Manners, Strain},
+    window::Window,
 };
 
 /// How often a record is read again that somebody else changed.
@@ -26,6 +29,7 @@ const CHANGED_MAX: u32 = 5;
 
 pub(crate) struct Inner {
     pub(crate) setup: Setup,
+    pub(crate) looked: Looked,
     live: Mutex<BTreeMap<JobId, Arc<Live>>>,
     /// One start at a time, so that two can't both find a source free.
     starting: tokio::sync::Mutex<()>,
@@ -50,10 +54,15 @@ impl JobRecord {
 }
 
 impl Inner {
+    /// How a source is declared now; `None`: not at all.
+    pub(crate) fn declared(&self, name: &SourceName) -> Option<Digest> {
+        Some(self.setup.sources.source(name)?.spec().digest())
+    }
+
     pub(crate) fn new(setup: Setup) -> Self {
         let (changes, _) = watch::channel(0);
         let (live, starting) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { setup, live, starting, changes, tasks: TaskTracker::new() }
+        Self { setup, looked: Looked::default(), live, starting, changes, tasks: TaskTracker::new() }
     }
 
     pub(crate) fn metadata(&self) -> &dyn Metadata {
@@ -62,17 +71,36 @@ impl Inner {
 
     /// The keys for the next batch, or why this node does not work now.
     pub(crate) async fn able(&self) -> Result<Service, String> {
-        let path = &self.setup.kill_switch;
-        match tokio::fs::symlink_metadata(path).await {
-            Ok(_) => return Err(format!("kill switch {}", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            // Whether it is there is not known, so it may be.
-            Err(error) => return Err(format!("kill switch {} can't be looked at: {error}", path.display())),
-        }
-        match self.setup.brake.as_ref().and_then(|brake| brake.reason()) {
+        let foreground = || self.foreground().map(|strain| strain.reason());
+        match self.forbidden().await.or_else(foreground) {
             Some(reason) => Err(reason),
             None => Service::look(self.setup.keys.as_ref()).map_err(str::to_owned),
         }
+    }
+
+    /// Why nothing is to be done on this node now, not even to ask: the kill switch, the window, the seal.
+    pub(crate) async fn forbidden(&self) -> Option<String> {
+        let path = &self.setup.kill_switch;
+        match tokio::fs::symlink_metadata(path).await {
+            Ok(_) => return Some(format!("kill switch {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Whether it is there is not known, so it may be.
+            Err(error) => return Some(format!("kill switch {} can't be looked at: {error}", path.display())),
+        }
+        let opens =
+            |window: &Window| Some(format!("the window {window} opens at {}", window.opens(clock::now())?));
+        let closed = self.manners().window.as_ref().and_then(opens);
+        closed.or_else(|| Service::look(self.setup.keys.as_ref()).err().map(str::to_owned))
+    }
+
+    pub(crate) fn manners(&self) -> Arc<Manners> {
+        self.setup.brake.as_ref().map_or_else(Arc::default, |brake| brake.manners())
+    }
+
+    /// What the node's own services suffer.
+    pub(crate) fn foreground(&self) -> Option<Strain> {
+        let latency = self.setup.brake.as_ref()?.decrypt_latency()?;
+        self.manners().foreground(latency)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -156,7 +184,7 @@ impl Inner {
         }
         let job = Durable::load(self.metadata(), &job_key(id)).await?.ok_or(JobsError::NotFound(id))?;
         let sources = self.stored_sources(id).await?;
-        let live = Arc::new(Live::new(job, &sources));
+        let live = Arc::new(Live::new(job, &sources, self.setup.holder.clone()));
         {
             let mut lives = self.lives();
             if lives.contains_key(&id) || self.setup.shutdown.is_cancelled() {
@@ -164,7 +192,7 @@ impl Inner {
             }
             lives.insert(id, live.clone());
         }
-        self.tasks.spawn(drive(self.clone(), live, id));
+        self.tasks.spawn_on(drive(self.clone(), live, id), &self.setup.runtime);
         Ok(true)
     }
 

@@ -4,11 +4,15 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use keymoot_storage::source::RowId;
-use keymoot_types::{KeyVersion, SourceName};
+use keymoot_types::{Digest, KeyVersion, NodeName, SourceName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{lease::Lease, limits::Limits};
+use crate::{
+    keys::{Aim, Service},
+    lease::Lease,
+    limits::Limits,
+};
 
 /// Names a job. Ids of later jobs are greater (UUID version 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,6 +99,9 @@ pub(crate) struct JobRecord {
 pub(crate) struct Counters {
     pub(crate) scanned: u64,
     pub(crate) rekeyed: u64,
+    /// Of these, plaintext that was encrypted for the first time.
+    #[serde(default)]
+    pub(crate) adopted: u64,
     pub(crate) current: u64,
     pub(crate) null: u64,
     pub(crate) empty: u64,
@@ -109,6 +116,7 @@ impl Counters {
     pub(crate) fn add(&mut self, more: &Self) {
         self.scanned += more.scanned;
         self.rekeyed += more.rekeyed;
+        self.adopted += more.adopted;
         self.current += more.current;
         self.null += more.null;
         self.empty += more.empty;
@@ -116,6 +124,24 @@ impl Counters {
         self.gone += more.gone;
         self.conflicts += more.conflicts;
     }
+
+    /// Leaves out the rows that stay as they are, and says how many: a later pass over every row comes again to those
+    /// that the first one counted.
+    pub(crate) fn without_unchanged(&mut self) -> u64 {
+        let unchanged = [&mut self.current, &mut self.null, &mut self.empty, &mut self.foreign];
+        unchanged.into_iter().map(std::mem::take).sum()
+    }
+}
+
+/// What holds a source back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttle {
+    /// Why, with the number.
+    pub reason: String,
+    /// The node that waits.
+    pub node: NodeName,
+    /// Since when it waits, for this reason or another.
+    pub since: Timestamp,
 }
 
 /// One source of a job: the checkpoint. Cursor and counters are one record, so that a chunk that is done twice
@@ -138,9 +164,17 @@ pub(crate) struct SourceRecord {
     pub(crate) cursor: Option<RowId>,
     /// The version that this and the earlier passes write.
     pub(crate) target: Option<KeyVersion>,
+    /// Whether they write plaintext: the source was released.
+    #[serde(default)]
+    pub(crate) plaintext: bool,
     /// The manifest's revision that named it: no node that follows an older one aims elsewhere.
     #[serde(default)]
     pub(crate) revision: u64,
+    /// How the source was declared to which all this applies, see [`SourceSpec::digest`].
+    ///
+    /// [`SourceSpec::digest`]: keymoot_storage::source::SourceSpec::digest
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) declared: Option<Digest>,
     /// Old rows that this pass found.
     pub(crate) found: u64,
     /// Rows that this pass left to the next one, because writers won every time.
@@ -151,6 +185,9 @@ pub(crate) struct SourceRecord {
     pub(crate) retried: u32,
     pub(crate) done: bool,
     pub(crate) failed: Option<String>,
+    /// What its holder waits for, for the other nodes to show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) throttled: Option<Throttle>,
     /// Who may write this record.
     #[serde(default)]
     pub(crate) lease: Lease,
@@ -170,24 +207,44 @@ impl SourceRecord {
             rounds: 0,
             cursor: None,
             target: None,
+            plaintext: false,
             revision: 0,
+            declared: None,
             found: 0,
             left: 0,
             attempts: 0,
             retried: 0,
             done: false,
             failed: None,
+            throttled: None,
             lease: Lease::default(),
         }
     }
 
-    /// Whether nothing is left to do for this primary, after so many retries.
-    pub(crate) fn is_done(&self, retries: u32, primary: KeyVersion) -> bool {
-        self.done && self.retried >= retries && self.target == Some(primary)
+    /// Whether its passes write what is to be written now.
+    pub(crate) fn aims_at(&self, aim: Aim) -> bool {
+        self.target == Some(aim.primary) && self.plaintext == aim.releases
     }
 
-    /// From the first row again, all of them, for another primary. The counters then speak about that one.
-    pub(crate) fn aim_at(&mut self, target: KeyVersion, revision: u64) {
+    /// Whether it speaks of another table or column, which had the name before.
+    pub(crate) fn is_of_another(&self, declared: Digest) -> bool {
+        self.declared.is_some_and(|before| before != declared)
+    }
+
+    /// Whether nothing is left to do for the keys in service, after so many retries. `declared`: how the source is now;
+    /// `None`: not at all.
+    pub(crate) fn is_done(&self, retries: u32, service: &Service, declared: Option<Digest>) -> bool {
+        let of_another = declared.is_some_and(|declared| self.is_of_another(declared));
+        self.done && self.retried >= retries && self.aims_at(service.aim(&self.name)) && !of_another
+    }
+
+    /// From the first row again, all of them, for another primary, for plaintext or of another table. The counters then
+    /// speak about that.
+    pub(crate) fn aim_as(&mut self, service: &Service, declared: Digest) {
+        if self.is_of_another(declared) {
+            self.total = None;
+        }
+        self.declared = Some(declared);
         if self.target.is_some() {
             self.counters = Counters::default();
             self.unlisted = 0;
@@ -195,8 +252,9 @@ impl SourceRecord {
             self.rounds = 0;
             self.done = false;
         }
-        self.target = Some(target);
-        self.revision = revision;
+        self.target = Some(service.primary);
+        self.plaintext = service.releases(&self.name);
+        self.revision = service.revision;
     }
 
     /// From the first row again.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::SourceName;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     keys::{Brake, Keys, Sources},
     lease::Holder,
     limits::{LimitError, Limits, LimitsPatch},
+    plan::Blocker,
     view::{JobView, SourceView},
 };
 
@@ -37,10 +38,12 @@ pub struct Setup {
     pub sources: Arc<dyn Sources>,
     /// The file whose presence pauses every job of this node.
     pub kill_switch: PathBuf,
-    /// A soft limit, asked before every batch.
+    /// What jobs are careful of; none: the usual limits, and nothing is known of the node's own latency.
     pub brake: Option<Arc<dyn Brake>>,
     /// Cancelled when the node shuts down: runners stop behind the present batch.
     pub shutdown: CancellationToken,
+    /// Where jobs run: their threads give way to those that answer services.
+    pub runtime: Handle,
 }
 
 /// A wish for a job.
@@ -74,6 +77,9 @@ pub enum JobsError {
         /// The source.
         source_name: SourceName,
     },
+    /// Nothing would be written to these sources: nothing was begun.
+    #[error("the preflight refuses, and no job was started: {}", list(.0))]
+    Blocked(Vec<Blocker>),
     /// The job's state does not allow it.
     #[error("the job is {0}")]
     State(JobState),
@@ -88,6 +94,11 @@ pub enum JobsError {
     Metadata(#[from] MetadataError),
 }
 
+fn list(blockers: &[Blocker]) -> String {
+    let all = blockers.iter().map(|blocker| format!("{}: {}", blocker.source_name, blocker.reason));
+    all.collect::<Vec<_>>().join("; ")
+}
+
 /// The jobs of a node. Clones are the same jobs.
 #[derive(Clone)]
 pub struct Jobs {
@@ -100,12 +111,17 @@ impl Jobs {
         Self { inner: Arc::new(Inner::new(setup)) }
     }
 
-    /// Starts a job. It is durable when this returns. After an error of the metadata store the job may exist all
+    /// Starts a job, unless the preflight of one of its sources has a blocker; a dry run, which writes nothing, is
+    /// begun all the same. It is durable when this returns. After an error of the metadata store the job may exist all
     /// the same: list the jobs.
     pub async fn start(&self, wish: Start) -> Result<JobView, JobsError> {
         let inner = &self.inner;
         let limits = Limits::default().patched(wish.limits)?;
         let sources = inner.wanted_sources(wish.sources)?;
+        self.refuse_busy(&sources, None).await?;
+        if !wish.dry_run {
+            self.refuse_blocked(&sources).await?;
+        }
         let _one_at_a_time = inner.lock_starts().await;
         self.refuse_busy(&sources, None).await?;
         let id = JobId::generate();
@@ -174,6 +190,11 @@ impl Jobs {
         Ok(resumed)
     }
 
+    /// Refuses while a job is not done with the source.
+    pub async fn not_busy_with(&self, source: &SourceName) -> Result<(), JobsError> {
+        self.refuse_busy(std::slice::from_ref(source), None).await
+    }
+
     pub(crate) async fn refuse_busy(&self, sources: &[SourceName], but: Option<JobId>) -> Result<(), JobsError> {
         for job in self.inner.stored_jobs().await? {
             let busy = sources.iter().find(|source| job.sources.contains(source));
@@ -204,8 +225,8 @@ impl Jobs {
         let job = Durable::<JobRecord>::load(metadata, &job_key(id)).await?.ok_or(JobsError::NotFound(id))?;
         let job = job.value();
         let views = self.inner.stored_sources(id).await?;
-        let views = views.iter().map(|source| SourceView::of(source.value(), job.state, 0.0)).collect();
-        Ok(JobView::of(job, Vec::new(), views))
+        let view = |source: &SourceRecord| SourceView::of(source, job.state, 0.0, source.throttled.as_ref());
+        Ok(JobView::of(job, views.iter().map(|source| view(source.value())).collect()))
     }
 
     /// Changes whenever something is to be shown anew: a checkpoint, a state, a reason to wait.

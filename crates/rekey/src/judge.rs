@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use keymoot_keyring::{OpenError, RekeyError, SealError};
-use keymoot_storage::source::{Cell, Row, RowId, Source, Swap};
+use keymoot_storage::source::{Cell, Row, RowId, Source, Swap, Task};
 use keymoot_types::{
     KeyName, KeyVersion, Value,
-    value::{BINARY_PREFIX, TEXT_PREFIX, ValueError},
+    value::{BINARY_PREFIX, Form, TEXT_PREFIX, ValueError},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::keys::Service;
+use crate::{job::Counters, keys::Service};
 
 /// Why a row is in quarantine. Never says what the row holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,16 @@ pub enum Reason {
     SelfCheckFailed,
     /// The plaintext is over the limit of a value.
     TooLarge,
+    /// A number or another type in a column that is to be encrypted.
+    NotTextOrBytes,
+    /// Plaintext with a value inside: encrypted, that value would be hidden from every count.
+    EmbeddedValue,
+    /// What the value holds begins as a value does; written in clear it would be taken for one.
+    LooksLikeValue,
+    /// What the value holds is no text, and its column is.
+    NotText,
+    /// A wrapped data key is never written in clear.
+    DataKey,
 }
 
 impl Reason {
@@ -47,6 +57,11 @@ impl Reason {
             Self::AssociatedDataNull => "associated_data_null",
             Self::SelfCheckFailed => "self_check_failed",
             Self::TooLarge => "too_large",
+            Self::NotTextOrBytes => "not_text_or_bytes",
+            Self::EmbeddedValue => "embedded_value",
+            Self::LooksLikeValue => "looks_like_value",
+            Self::NotText => "not_text",
+            Self::DataKey => "data_key",
         }
     }
 }
@@ -57,11 +72,20 @@ pub(crate) enum Judged {
     Null,
     Empty,
     Foreign,
-    /// Of the primary already.
+    /// As it should be already.
     Current,
-    /// To be rewritten so.
+    /// To be rewritten so: a value of an old version, or plaintext that is adopted, or a value that is released.
     Old(Box<Swap>),
     Unreadable(Unreadable),
+}
+
+/// What many rows are.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    /// Those that need no write.
+    pub(crate) counters: Counters,
+    pub(crate) swaps: Vec<Swap>,
+    pub(crate) unreadable: Vec<Unreadable>,
 }
 
 /// A row that stays as it is.
@@ -81,72 +105,142 @@ pub(crate) enum Unjudged {
     Mistaken(String),
 }
 
+/// Why a row is not to be written.
+#[derive(Debug)]
+pub(crate) enum Stays {
+    /// For a reason of its own.
+    Unreadable(Reason),
+    /// Nothing can be judged now.
+    Unjudged(Unjudged),
+}
+
+impl From<Reason> for Stays {
+    fn from(reason: Reason) -> Self {
+        Self::Unreadable(reason)
+    }
+}
+
 /// Judges rows of one source with the keys of one moment.
 #[derive(Clone)]
 pub(crate) struct Judge {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) service: Service,
-    pub(crate) dry_run: bool,
+    task: Task,
+    dry_run: bool,
 }
 
 impl Judge {
-    pub(crate) fn rows(&self, rows: Vec<Row>) -> Result<Vec<(RowId, Judged)>, Unjudged> {
-        rows.into_iter().map(|row| Ok((row.id.clone(), self.row(row)?))).collect()
+    pub(crate) fn new(source: Arc<dyn Source>, service: Service, dry_run: bool) -> Result<Self, Unjudged> {
+        let task = service.task(source.spec()).map_err(Unjudged::Mistaken)?;
+        Ok(Self { source, service, task, dry_run })
+    }
+
+    pub(crate) fn rows(&self, rows: Vec<Row>) -> Result<Judgement, Unjudged> {
+        let mut judgement = Judgement { swaps: Vec::with_capacity(rows.len()), ..Judgement::default() };
+        let counters = &mut judgement.counters;
+        for row in rows {
+            match self.row(row)? {
+                Judged::Null => counters.null += 1,
+                Judged::Empty => counters.empty += 1,
+                Judged::Foreign => counters.foreign += 1,
+                Judged::Current => counters.current += 1,
+                Judged::Old(swap) => judgement.swaps.push(*swap),
+                Judged::Unreadable(row) => judgement.unreadable.push(row),
+            }
+        }
+        Ok(judgement)
     }
 
     fn row(&self, row: Row) -> Result<Judged, Unjudged> {
         let bytes = match (&row.cell, row.cell.bytes()) {
             (Cell::Null, _) => return Ok(Judged::Null),
             // A number holds no value, whatever its digits.
-            (_, None) => return Ok(Judged::Foreign),
+            (_, None) => &[],
             (_, Some([])) => return Ok(Judged::Empty),
             (_, Some(bytes)) => bytes,
         };
-        let unreadable =
-            |version, reason| Ok(Judged::Unreadable(Unreadable { id: row.id.clone(), version, reason }));
         let (value, form) = match Value::parse_bytes(bytes) {
             Ok(parsed) => parsed,
-            Err(ValueError::NoPrefix) => return Ok(Judged::Foreign),
-            Err(ValueError::UnsupportedFormat(_)) => {
-                return unreadable(version_claimed(bytes), Reason::UnsupportedFormat);
+            Err(ValueError::NoPrefix) if self.task == Task::Adopt => {
+                let new = self.adopted(&row);
+                return written(row, None, new);
             }
-            Err(ValueError::NotCanonical(_) | ValueError::WrongLength) => {
-                return unreadable(version_claimed(bytes), Reason::MalformedCiphertext);
+            Err(ValueError::NoPrefix) => return Ok(Judged::Foreign),
+            Err(error) => {
+                let reason = match error {
+                    ValueError::UnsupportedFormat(_) => Reason::UnsupportedFormat,
+                    _ => Reason::MalformedCiphertext,
+                };
+                let version = version_claimed(bytes);
+                return written(row, version, Err(reason.into()));
             }
         };
         let version = value.version();
-        if version == self.service.primary && !self.dry_run {
-            return Ok(Judged::Current);
+        let new = match self.new_value(&row, &value, form) {
+            Ok(None) => return Ok(Judged::Current),
+            Ok(Some(new)) => Ok(new),
+            Err(stays) => Err(stays),
+        };
+        written(row, Some(version), new)
+    }
+
+    /// What is to be written instead of a value; `None`: it stays.
+    fn new_value(&self, row: &Row, value: &Value, form: Form) -> Result<Option<Cell>, Stays> {
+        let (spec, version) = (self.source.spec(), value.version());
+        let stays = version == self.service.primary && self.task != Task::Release;
+        // Only a dry run looks into values that are to stay.
+        if stays && !self.dry_run {
+            return Ok(None);
         }
         if !self.service.ring.holds(version) {
-            return unreadable(Some(version), absent(&self.service, version));
+            return Err(absent(&self.service, version).into());
         }
-        let spec = self.source.spec();
+        let associated_data = self.associated_data(row)?;
+        if stays {
+            let checked = self.service.ring.check(&spec.key, value, &associated_data);
+            return checked.map(|()| None).map_err(|error| self.not_opened(error));
+        }
+        if self.task == Task::Release {
+            return self.released(&row.cell, value, &associated_data).map(Some);
+        }
+        let new = self.service.ring.rekey(&spec.key, value, &associated_data);
+        let new = new.map_err(|error| self.not_rekeyed(error))?;
+        Ok(Some(row.cell.with_bytes(new.to_bytes(form))))
+    }
+
+    pub(crate) fn associated_data(&self, row: &Row) -> Result<Vec<u8>, Stays> {
         let column =
             |name: &str| row.columns.iter().find(|(column, _)| column == name).map(|(_, value)| value.clone());
-        let Ok(associated_data) = spec.associated_data.fill(column) else {
-            return unreadable(Some(version), Reason::AssociatedDataNull);
-        };
-        if version == self.service.primary {
-            // Only a dry run looks into values that are to stay.
-            return match self.service.ring.check(&spec.key, &value, &associated_data) {
-                Ok(()) => Ok(Judged::Current),
-                Err(error) => unreadable(Some(version), refused(&self.service, error)?),
-            };
+        self.source.spec().associated_data.fill(column).map_err(|_| Reason::AssociatedDataNull.into())
+    }
+
+    pub(crate) fn not_opened(&self, error: OpenError) -> Stays {
+        match error {
+            OpenError::NotLoaded(version) => absent(&self.service, version).into(),
+            OpenError::WrongKind => Reason::MalformedCiphertext.into(),
+            OpenError::Authentication => Reason::AuthenticationFailed.into(),
+            OpenError::UnknownKey(key) => undeclared(&key),
         }
-        match self.service.ring.rekey(&spec.key, &value, &associated_data) {
-            Ok(new) => {
-                let new = row.cell.with_bytes(new.to_bytes(form));
-                Ok(Judged::Old(Box::new(Swap { id: row.id, old: row.cell, new, columns: row.columns })))
-            }
-            Err(RekeyError::Open(error)) => unreadable(Some(version), refused(&self.service, error)?),
-            Err(RekeyError::SelfCheck) => unreadable(Some(version), Reason::SelfCheckFailed),
-            Err(RekeyError::Seal(SealError::TooLarge)) => unreadable(Some(version), Reason::TooLarge),
-            Err(RekeyError::Seal(SealError::UnknownKey(key))) => Err(undeclared(&key)),
-            Err(RekeyError::Seal(error @ (SealError::NoPrimary | SealError::Random(_)))) => {
-                Err(Unjudged::Later(error.to_string()))
+    }
+
+    pub(crate) fn not_rekeyed(&self, error: RekeyError) -> Stays {
+        match error {
+            RekeyError::Open(error) => self.not_opened(error),
+            RekeyError::SelfCheck => Reason::SelfCheckFailed.into(),
+            RekeyError::Seal(SealError::TooLarge) => Reason::TooLarge.into(),
+            RekeyError::Seal(SealError::UnknownKey(key)) => undeclared(&key),
+            RekeyError::Seal(error @ (SealError::NoPrimary | SealError::Random(_))) => {
+                Stays::Unjudged(Unjudged::Later(error.to_string()))
             }
         }
+    }
+}
+
+fn written(row: Row, version: Option<KeyVersion>, new: Result<Cell, Stays>) -> Result<Judged, Unjudged> {
+    match new {
+        Ok(new) => Ok(Judged::Old(Box::new(Swap { id: row.id, old: row.cell, new, columns: row.columns }))),
+        Err(Stays::Unreadable(reason)) => Ok(Judged::Unreadable(Unreadable { id: row.id, version, reason })),
+        Err(Stays::Unjudged(unjudged)) => Err(unjudged),
     }
 }
 
@@ -154,17 +248,8 @@ fn absent(service: &Service, version: KeyVersion) -> Reason {
     if service.knows(version) { Reason::KeyVersionUnavailable } else { Reason::UnknownKeyVersion }
 }
 
-fn refused(service: &Service, error: OpenError) -> Result<Reason, Unjudged> {
-    match error {
-        OpenError::NotLoaded(version) => Ok(absent(service, version)),
-        OpenError::WrongKind => Ok(Reason::MalformedCiphertext),
-        OpenError::Authentication => Ok(Reason::AuthenticationFailed),
-        OpenError::UnknownKey(key) => Err(undeclared(&key)),
-    }
-}
-
-fn undeclared(key: &KeyName) -> Unjudged {
-    Unjudged::Mistaken(format!("its key {key} is not declared"))
+fn undeclared(key: &KeyName) -> Stays {
+    Stays::Unjudged(Unjudged::Mistaken(format!("its key {key} is not declared")))
 }
 
 /// The version that bytes name which are otherwise no value.

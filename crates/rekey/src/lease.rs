@@ -53,6 +53,14 @@ impl Lease {
         (self.fence, &self.holder) == (other.fence, &other.holder)
     }
 
+    pub(crate) fn is_held_by(&self, holder: &Holder) -> bool {
+        self.holder.as_ref() == Some(holder)
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.holder.is_some()
+    }
+
     pub(crate) fn fence(&self) -> u64 {
         self.fence
     }
@@ -91,6 +99,8 @@ impl Watch {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,20 +8,23 @@
 //!
 //! The way of a job: [`plan`] (may it start, what will it cost) → [`jobs`] (asked for, stored, shown) → `drive`
 //! (its sources, as far as their `lease`s are to be had) → `runner` (one source, pass after pass; its checkpoint is
-//! `held`) → `gate` (what stands before every batch) → `chunk`
-//! (read, judge, write, read the lost again) → `judge` (one row). Beside it: [`job`] (what is stored of a job),
-//! `checkpoint` (where), `inner` and `live` (what jobs and their runners share), [`limits`], [`quarantine`] and
-//! [`retry`], [`view`] and [`progress`] (what is shown).
-//! Then [`census`] (every row in exactly one class) → [`certificate`] (what a retirement says of it).
+//! `held`) → `stretch` (chunks read and judged `ahead`, several in `flight`, counted in order) → `gate` (what stands
+//! before every batch: [`limits`], [`manners`], the [`window`], a `probe` of the source's load) → `chunk` (judge,
+//! write, read the lost again) → `judge` (one row; `adopt`: plaintext and back). Beside it: [`job`] (what is stored of a
+//! job), `checkpoint` (where), `inner`, `live` and `looked` (what jobs and their runners share), [`quarantine`] and
+//! [`retry`], [`view`] (what is shown).
+//! Then [`census`] (every row in exactly one class) and [`walk`] (whether old values come back between two of them).
 //!
 //! [`keys`] is what the node has to give.
 
+mod adopt;
+mod ahead;
 pub mod census;
-pub mod certificate;
 mod checkpoint;
 mod chunk;
 mod clock;
 mod drive;
+mod flight;
 mod gate;
 mod held;
 mod inner;
@@ -32,16 +35,23 @@ pub mod keys;
 mod lease;
 pub mod limits;
 mod live;
+mod looked;
+pub mod manners;
 pub mod plan;
-pub mod progress;
+mod probe;
 pub mod quarantine;
 pub mod retry;
 mod runner;
+mod stretch;
 pub mod view;
+pub mod walk;
+pub mod window;
 
-pub use job::{JobId, JobState};
+pub use job::{JobId, JobState, Throttle};
 pub use jobs::{Jobs, JobsError, Setup, Start};
 pub use judge::Reason;
-pub use keys::{Brake, Keys, Sources};
+pub use keys::{Brake, Keys, Released, Sources};
 pub use lease::Holder;
+pub use manners::Manners;
 pub use view::{JobView, SourceView};
+pub use window::Window;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,9 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     checkpoint::Durable,
-    job::{JobRecord, SourceRecord},
+    clock,
+    job::{JobRecord, SourceRecord, Throttle},
+    lease::Holder,
     limits::Pacer,
     view::{JobView, SourceView},
 };
@@ -26,23 +31,29 @@ pub(crate) struct Live {
     shown: watch::Sender<JobRecord>,
     sources: Mutex<BTreeMap<SourceName, SourceLive>>,
     pub(crate) pacer: Pacer,
+    /// This node.
+    holder: Holder,
+    /// Sources of it that runners of this node work on.
+    sources_at_work: AtomicUsize,
 }
 
 struct SourceLive {
     record: SourceRecord,
     rate: Rate,
-    throttled: Option<String>,
+    throttled: Option<Throttle>,
+    /// It waits for its own server, which is as busy for every other node: nobody else need have a try.
+    strained: bool,
 }
 
 impl Live {
-    pub(crate) fn new(record: Durable<JobRecord>, sources: &[Durable<SourceRecord>]) -> Self {
+    pub(crate) fn new(record: Durable<JobRecord>, sources: &[Durable<SourceRecord>], holder: Holder) -> Self {
         let (shown, _) = watch::channel(record.value().clone());
         let sources = sources
             .iter()
             .map(|source| {
                 let record = source.value().clone();
                 let rate = Rate { at: Instant::now(), scanned: record.counters.scanned, per_second: None };
-                (record.name.clone(), SourceLive { record, rate, throttled: None })
+                (record.name.clone(), SourceLive { record, rate, throttled: None, strained: false })
             })
             .collect();
         Self {
@@ -50,6 +61,8 @@ impl Live {
             shown,
             sources: Mutex::new(sources),
             pacer: Pacer::default(),
+            holder,
+            sources_at_work: AtomicUsize::new(0),
         }
     }
 
@@ -70,23 +83,74 @@ impl Live {
         self.shown.borrow().clone()
     }
 
-    /// A checkpoint was stored, here or by another node: whatever held the source back is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shown.borrow().state.ended()
+    }
+
+    /// A checkpoint was stored, here or by another node: whatever held the source back is over. While it waits for its
+    /// server that may be no more than the lease's renewal.
     pub(crate) fn checkpoint(&self, record: &SourceRecord) {
         if let Some(source) = self.sources().get_mut(&record.name) {
             source.rate.reached(record.counters.scanned);
             source.record = record.clone();
-            source.throttled = None;
+            if !source.strained {
+                source.throttled = None;
+            }
         }
     }
 
+    /// It waits for something of this node.
     pub(crate) fn throttled(&self, source: &SourceName, reason: Option<String>) {
         if let Some(source) = self.sources().get_mut(source) {
-            source.throttled = reason;
+            source.waits(reason, &self.holder);
+            source.strained = false;
+        }
+    }
+
+    /// It waits for its own server.
+    pub(crate) fn strained(&self, source: &SourceName, reason: String) {
+        if let Some(source) = self.sources().get_mut(source) {
+            source.waits(Some(reason), &self.holder);
+            source.strained = true;
+        }
+    }
+
+    /// Its server is at ease again, or nobody here waits for it any more.
+    pub(crate) fn relieved(&self, source: &SourceName) {
+        if let Some(source) = self.sources().get_mut(source).filter(|source| source.strained) {
+            source.throttled = None;
+            source.strained = false;
         }
     }
 
     pub(crate) fn is_throttled(&self, source: &SourceName) -> bool {
-        self.sources().get(source).is_some_and(|source| source.throttled.is_some())
+        self.throttle(source).is_some()
+    }
+
+    /// What it waits for on this node.
+    pub(crate) fn throttle(&self, source: &SourceName) -> Option<Throttle> {
+        self.sources().get(source)?.throttled.clone()
+    }
+
+    /// Whether it waits for its own server.
+    pub(crate) fn is_strained(&self, source: &SourceName) -> bool {
+        self.sources().get(source).is_some_and(|source| source.strained)
+    }
+
+    /// Whether another source may be begun beside these. As long as one of them gets on, it has the workers: two
+    /// sources may be columns of one table, whose rows they would lock for each other.
+    pub(crate) fn has_room<'a>(&self, mut at_work: impl ExactSizeIterator<Item = &'a SourceName>) -> bool {
+        at_work.len() < self.shown.borrow().limits.workers() && at_work.all(|source| self.is_throttled(source))
+    }
+
+    pub(crate) fn works_on(&self, sources: usize) {
+        self.sources_at_work.store(sources, Ordering::Relaxed);
+    }
+
+    /// The share of one source in the job's workers.
+    pub(crate) fn chunks_at_a_time(&self) -> usize {
+        let sources = self.sources_at_work.load(Ordering::Relaxed).max(1);
+        (self.shown.borrow().limits.workers() / sources).max(1)
     }
 
     pub(crate) fn source_record(&self, source: &SourceName) -> Option<SourceRecord> {
@@ -100,11 +164,26 @@ impl Live {
             .sources
             .iter()
             .filter_map(|name| sources.get(name))
-            .map(|source| SourceView::of(&source.record, job.state, source.rate.now()))
+            .map(|source| {
+                // What this node has stored of its own wait may be over already.
+                let stored =
+                    || source.record.throttled.as_ref().filter(|_| !source.record.lease.is_held_by(&self.holder));
+                let throttled = source.throttled.as_ref().or_else(stored);
+                SourceView::of(&source.record, job.state, source.rate.now(), throttled)
+            })
             .collect();
-        let mut reasons: Vec<_> = sources.values().filter_map(|source| source.throttled.clone()).collect();
-        reasons.dedup();
-        JobView::of(&job, reasons, views)
+        JobView::of(&job, views)
+    }
+}
+
+impl SourceLive {
+    fn waits(&mut self, reason: Option<String>, holder: &Holder) {
+        let since = self.throttled.take().map(|before| before.since);
+        self.throttled = reason.map(|reason| Throttle {
+            reason,
+            node: holder.node.clone(),
+            since: since.unwrap_or_else(clock::now),
+        });
     }
 }
 

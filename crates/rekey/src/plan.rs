@@ -1,96 +1,137 @@
 //! Before the first write: may a source be rekeyed, what will it cost, and do its values open at all?
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use keymoot_storage::source::{Row, Selection, Source, SourceError};
+use keymoot_storage::source::{Ahead, Most, Row, Selection, Source, SourceError};
+pub use keymoot_types::plan::{SourcePlan, VersionSample};
 use keymoot_types::{KeyVersion, SourceName, Value};
-use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::keys::{Keys, Service, prefixes};
+use crate::{
+    inner::Inner,
+    jobs::{Jobs, JobsError},
+    keys::{Keys, Service, prefixes},
+};
+
+/// For all sources together, and for one: an answer comes while somebody waits for it.
+const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE_SOURCE: Duration = Duration::from_secs(20);
+const NOT_OPENED: &str = "it could not be opened: see the log of the node";
 
 /// Rows that the estimate is made from.
 const ROWS_TIMED: usize = 1000;
 /// Values of each version that are opened.
 const VALUES_SAMPLED: usize = 20;
+/// How long a source is looked through for them: a version that has few may have none in the sample.
+const SAMPLING: Duration = Duration::from_secs(3);
+/// Rows of one statement of it.
+const SAMPLING_ROWS: usize = 1000;
 /// What writing a row costs beside reading and encrypting it, in microseconds: half of what databases were
 /// measured at, as much is spent elsewhere.
 const WRITE_ROW_US: f64 = 15.0;
 
-/// What is known of a source before it is rekeyed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SourcePlan {
-    /// The source.
-    pub name: SourceName,
-    /// Reasons not to start, each with its remedy; a source that can't be looked at is one.
-    pub blockers: Vec<String>,
-    /// What an administrator should know.
-    pub warnings: Vec<String>,
-    /// What an update does beside writing.
-    pub side_effects: Vec<String>,
-    /// The index that the order of primary keys uses.
-    pub index: Option<String>,
-    /// The smallest grants that the job needs.
-    pub grants: Vec<String>,
-    /// Server or library version.
-    pub server: String,
-    /// Rows.
-    pub rows: Option<u64>,
-    /// Counted, or a planner's estimate.
-    pub rows_exact: bool,
-    /// Roughly how long the first pass takes without limits.
-    pub seconds: Option<u64>,
-    /// Whether sampled values open.
-    pub samples: Vec<VersionSample>,
-    /// Why no values were sampled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_sampled: Option<String>,
-}
+/// Sources whose preflights run at once.
+const SOURCES_AT_ONCE: usize = 4;
 
-/// What became of some real values of one version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionSample {
-    /// The version.
-    pub version: KeyVersion,
-    /// Opened.
-    pub authenticated: u64,
-    /// Did not open although the version is loaded, or have no associated data.
-    pub failed: u64,
-    /// Of a version that is not loaded here.
-    pub unavailable: u64,
-}
-
-impl VersionSample {
-    /// Values were there and not one opened: a wrong key name, template or root key, rather than damage.
-    pub fn alarming(&self) -> bool {
-        self.failed > 0 && self.authenticated == 0
-    }
+/// A reason not to start, with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocker {
+    /// Where.
+    pub source_name: SourceName,
+    /// What stands in the way and what to do.
+    pub reason: String,
 }
 
 /// Plans one source. Nothing is written, and an error is part of the plan.
 pub async fn plan(source: Arc<dyn Source>, keys: &dyn Keys) -> SourcePlan {
-    let mut plan = SourcePlan {
-        name: source.spec().name.clone(),
-        blockers: Vec::new(),
-        warnings: Vec::new(),
-        side_effects: Vec::new(),
-        index: None,
-        grants: Vec::new(),
-        server: String::new(),
-        rows: None,
-        rows_exact: false,
-        seconds: None,
-        samples: Vec::new(),
-        not_sampled: None,
-    };
-    if let Err(error) = fill(&mut plan, source, keys).await {
-        plan.blockers.push(error.to_string());
+    let mut plan = SourcePlan::unknown(source.spec().name.clone());
+    match fill(&mut plan, source, keys).await {
+        Ok(()) => {}
+        Err(SourceError::Mistaken { reason, .. }) => plan.blockers.push(reason),
+        Err(error @ SourceError::Unreachable { .. }) => plan.not_reached = Some(error.to_string()),
     }
     plan
 }
 
+/// What the preflight refuses. A source that is away, or that takes too long to look at, refuses nothing: a job waits
+/// for it, and looks again before it writes.
+async fn blockers(inner: Arc<Inner>, name: SourceName, until: Instant) -> Vec<String> {
+    let Some(source) = inner.setup.sources.source(&name) else { return vec![NOT_OPENED.into()] };
+    let service = Service::look(inner.setup.keys.as_ref()).ok();
+    let ahead = service.and_then(|service| service.ahead(source.spec()).ok());
+    let ahead = ahead.unwrap_or_else(|| Ahead::of(source.spec()));
+    match timeout_at(until, source.preflight_for(ahead)).await {
+        Ok(Ok(preflight)) => {
+            let blockers = preflight.blockers.clone();
+            if blockers.is_empty() {
+                inner.looked.note(&source, ahead, preflight);
+            }
+            blockers
+        }
+        Ok(Err(SourceError::Mistaken { reason, .. })) => vec![reason],
+        Ok(Err(SourceError::Unreachable { .. })) | Err(_) => Vec::new(),
+    }
+}
+
+impl Jobs {
+    /// The same preflight as a plan's, in the order of the sources.
+    pub(crate) async fn refuse_blocked(&self, sources: &[SourceName]) -> Result<(), JobsError> {
+        let until = Instant::now() + PATIENCE_SOURCE;
+        let mut found = Vec::new();
+        for some in sources.chunks(SOURCES_AT_ONCE) {
+            let look = |name: &SourceName| {
+                self.inner.setup.runtime.spawn(blockers(self.inner.clone(), name.clone(), until))
+            };
+            for (name, looked) in some.iter().zip(some.iter().map(look).collect::<Vec<_>>()) {
+                let reasons = looked.await.unwrap_or_else(|error| vec![format!("a defect: {error}")]);
+                let blocker = |reason| Blocker { source_name: name.clone(), reason };
+                found.extend(reasons.into_iter().map(blocker));
+            }
+        }
+        if found.is_empty() { Ok(()) } else { Err(JobsError::Blocked(found)) }
+    }
+
+    /// Plans these sources, by default all that are declared, one after the other. Those that take too long say so.
+    pub async fn plan(&self, wanted: Option<Vec<SourceName>>) -> Result<Vec<SourcePlan>, JobsError> {
+        let setup = &self.inner.setup;
+        let began = Instant::now();
+        let mut plans = Vec::new();
+        let names = self.inner.wanted_sources(wanted)?;
+        let share = if names.len() == 1 { PATIENCE } else { PATIENCE_SOURCE };
+        for name in names {
+            let patience = PATIENCE.saturating_sub(began.elapsed()).min(share);
+            let mut not_planned = SourcePlan::unknown(name.clone());
+            plans.push(match setup.sources.source(&name) {
+                None => {
+                    not_planned.blockers.push(NOT_OPENED.into());
+                    not_planned
+                }
+                Some(source) => timeout(patience, plan(source, setup.keys.as_ref())).await.unwrap_or_else(|_| {
+                    let seconds = patience.as_secs();
+                    let next = if share == PATIENCE {
+                        "a job looks at it for as long as that takes, before it writes"
+                    } else {
+                        "ask for this source alone"
+                    };
+                    not_planned.not_reached = Some(format!("no plan within {seconds} s: {next}"));
+                    not_planned
+                }),
+            });
+        }
+        Ok(plans)
+    }
+}
+
 async fn fill(plan: &mut SourcePlan, source: Arc<dyn Source>, keys: &dyn Keys) -> Result<(), SourceError> {
-    let preflight = source.preflight().await?;
+    let ahead = Service::look(keys).ok().map(|service| service.ahead(source.spec()));
+    let preflight = match ahead {
+        Some(Ok(ahead)) => source.preflight_for(ahead).await?,
+        Some(Err(reason)) => {
+            plan.blockers.push(reason);
+            return Ok(());
+        }
+        None => source.preflight().await?,
+    };
     plan.blockers = preflight.blockers;
     plan.warnings = preflight.warnings;
     plan.side_effects = preflight.side_effects;
@@ -147,12 +188,11 @@ pub async fn sample(source: Arc<dyn Source>, keys: &dyn Keys) -> Result<Vec<Vers
         primary: ring.primary().unwrap_or(KeyVersion::MIN),
         ring,
         declared: versions.clone(),
+        released: keys.released(),
         revision: keys.revision(),
     };
     let mut samples = Vec::new();
-    for version in versions {
-        let select = Selection::Prefixes(prefixes(version).into());
-        let rows = source.read(None, VALUES_SAMPLED, &select).await?;
+    for (version, rows) in first_rows(source.as_ref(), &versions).await? {
         if rows.is_empty() {
             continue;
         }
@@ -165,6 +205,35 @@ pub async fn sample(source: Arc<dyn Source>, keys: &dyn Keys) -> Result<Vec<Vers
         });
     }
     Ok(samples)
+}
+
+/// The first rows of each version, as far as one walk finds them in its time.
+async fn first_rows(
+    source: &dyn Source,
+    versions: &[KeyVersion],
+) -> Result<BTreeMap<KeyVersion, Vec<Row>>, SourceError> {
+    let select = Selection::Prefixes(versions.iter().flat_map(|version| prefixes(*version)).collect());
+    let mut found: BTreeMap<KeyVersion, Vec<Row>> =
+        versions.iter().map(|version| (*version, Vec::new())).collect();
+    let most = Most { rows: SAMPLING_ROWS, looked_at: SAMPLING_ROWS };
+    let (end, mut after) = (Instant::now() + SAMPLING, None);
+    loop {
+        let chunk = source.chunk(after.as_ref(), most, &select).await?;
+        for row in chunk.rows {
+            let of = |found: &(&KeyVersion, &mut Vec<Row>)| {
+                let starts = |bytes: &[u8]| prefixes(*found.0).iter().any(|prefix| bytes.starts_with(prefix));
+                row.cell.bytes().is_some_and(starts)
+            };
+            if let Some((_, rows)) = found.iter_mut().find(of).filter(|(_, rows)| rows.len() < VALUES_SAMPLED) {
+                rows.push(row);
+            }
+        }
+        let enough = found.values().all(|rows| rows.len() >= VALUES_SAMPLED);
+        match chunk.last {
+            Some(last) if !enough && Instant::now() < end => after = Some(last),
+            _ => return Ok(found),
+        }
+    }
 }
 
 #[derive(Default)]

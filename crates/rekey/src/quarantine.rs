@@ -100,6 +100,15 @@ impl Quarantine {
         self.rows.get(id).map(|(entry, _)| entry.pass)
     }
 
+    /// Those of `ids` that are listed.
+    pub(crate) fn of<'a>(&self, ids: impl Iterator<Item = &'a RowId>) -> Vec<RowId> {
+        if self.rows.is_empty() {
+            Vec::new()
+        } else {
+            ids.filter(|id| self.rows.contains_key(id)).cloned().collect()
+        }
+    }
+
     /// Lists a row; `false` where the list is full. A row that is there keeps the pass that found it.
     pub(crate) fn add(&mut self, row: &Unreadable, pass: u32) -> bool {
         let mut entry = Entry { version: row.version, reason: row.reason, pass };

@@ -1,10 +1,10 @@
-//! The runner of one source of one job: chunk after chunk, pass after pass, until nothing is old.
+//! The runner of one source of one job: pass after pass, until nothing is old.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use keymoot_storage::{
     metadata::MetadataError,
-    source::{Row, RowId, Selection, Source},
+    source::{RowId, Selection, Source},
 };
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::{
     job::{JobId, SourceRecord},
     limits::BatchSize,
     quarantine::Quarantine,
+    stretch::ROWS_ALONE,
 };
 
 /// Starts without a checkpoint after which a job waits for a person.
@@ -36,22 +37,42 @@ pub(crate) enum End {
 
 pub(crate) struct Runner {
     id: JobId,
-    hand: Hand,
-    held: Held,
-    record: SourceRecord,
-    quarantine: Quarantine,
-    batch: BatchSize,
+    pub(crate) hand: Hand,
+    pub(crate) held: Held,
+    /// The next checkpoint.
+    pub(crate) record: SourceRecord,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) batch: BatchSize,
+    /// How many rows a later pass looks at in one statement, for those that are old.
+    pub(crate) window: BatchSize,
     /// Whether this start is among the record's attempts, or was before a checkpoint set them to none.
-    counted: bool,
+    pub(crate) counted: bool,
     started: bool,
+    /// Rows left of [`ROWS_ALONE`].
+    pub(crate) rows_alone: usize,
+    /// Since when the record holds more than the stored one.
+    pub(crate) unsaved_since: Option<Instant>,
 }
 
 impl Runner {
     pub(crate) fn new(id: JobId, source: Arc<dyn Source>, gate: Gate, dry_run: bool, held: Held) -> Self {
         let record = held.record().clone();
-        let batch = BatchSize::after_attempts(record.attempts);
+        let [batch, window] = [(); 2].map(|()| BatchSize::after_attempts(record.attempts));
         let hand = Hand { source, gate, dry_run, service: None };
-        Self { id, hand, held, record, quarantine: Quarantine::default(), batch, counted: false, started: false }
+        let rows_alone = if held.was_abandoned() { ROWS_ALONE } else { 0 };
+        Self {
+            id,
+            hand,
+            held,
+            record,
+            quarantine: Quarantine::default(),
+            batch,
+            window,
+            counted: false,
+            started: false,
+            rows_alone,
+            unsaved_since: None,
+        }
     }
 
     pub(crate) async fn run(mut self) -> End {
@@ -67,11 +88,12 @@ impl Runner {
                 Halt::Again(reason) => {
                     // What was not checkpointed is counted when it is done again.
                     self.record = self.held.record().clone();
+                    self.unsaved_since = None;
                     if self.record.cursor != reached {
                         waits = backoff();
                         reached = self.record.cursor.clone();
                     }
-                    if let Err(stop) = self.hand.gate.hibernate(reason, &mut waits).await {
+                    if let Err(stop) = self.held.keep(self.hand.gate.hibernate(reason, &mut waits)).await {
                         return self.stopped(stop).await;
                     }
                 }
@@ -101,16 +123,24 @@ impl Runner {
 
     async fn work(&mut self) -> Result<(), Halt> {
         loop {
+            if let Some(source) = self.source_anew() {
+                // What was found out about it was found of another, or through another connection.
+                self.hand.source = source;
+                self.started = false;
+            }
             let service = self.held.keep(self.hand.gate.pass()).await?;
             self.held.make_sure().await?;
             if !self.prepare().await? {
                 continue;
             }
-            if self.record.target != Some(service.primary) {
-                self.record.aim_at(service.primary, service.revision);
+            self.hand.gate.looked_at();
+            let declared = self.hand.source.spec().digest();
+            if !self.record.aims_at(service.aim(&self.record.name)) || self.record.is_of_another(declared) {
+                self.record.aim_as(&service, declared);
                 self.checkpoint().await?;
+                continue;
             }
-            let old = service.old_rows();
+            let left = service.left_rows(self.hand.source.spec());
             self.hand.service = Some(service);
             if self.record.retried < self.hand.gate.retries() {
                 let retry = self.hand.gate.retries();
@@ -127,26 +157,33 @@ impl Runner {
             if self.record.done {
                 return Ok(());
             }
-            let select = match (self.record.full, old) {
+            let select = match (self.record.full, left) {
                 (true, _) => Selection::Every,
-                (false, Some(old)) => old,
+                (false, Some(left)) => left,
                 (false, None) => {
                     self.end_pass().await?;
                     continue;
                 }
             };
-            self.chunk(&select).await?;
+            self.stretch(&select).await?;
         }
+    }
+
+    /// The source, if it was opened anew by a reload.
+    pub(crate) fn source_anew(&self) -> Option<Arc<dyn Source>> {
+        let source = self.hand.gate.inner().setup.sources.source(&self.record.name)?;
+        (!Arc::ptr_eq(&source, &self.hand.source)).then_some(source)
     }
 
     /// What a start needs, once. `false`: look at the gate again.
     async fn prepare(&mut self) -> Result<bool, Halt> {
         if !self.started {
+            // At every start: triggers may have come while the job was paused.
+            self.refuse_blocked().await?;
             self.quarantine = self.load_quarantine().await?;
             self.started = true;
         }
         if self.record.total.is_none() {
-            self.refuse_blocked().await?;
             let source = self.hand.source.clone();
             let total = self.held.keep(self.hand.reach(|| source.total())).await?;
             self.record.total = Some(total.rows);
@@ -177,61 +214,35 @@ impl Runner {
             return Ok(());
         }
         let source = self.hand.source.clone();
-        let preflight = self.held.keep(self.hand.reach(|| source.preflight())).await?;
+        let ahead = self.held.keep(self.hand.gate.pass()).await?.ahead(source.spec()).map_err(Halt::Fail)?;
+        let preflight = match self.hand.gate.inner().looked.take(&source, ahead) {
+            Some(found) => found,
+            None => self.held.keep(self.hand.reach(|| source.preflight_for(ahead))).await?,
+        };
         for warning in preflight.warnings.iter().chain(&preflight.side_effects) {
             tracing::warn!(job = %self.id, source = %self.record.name, %warning, "preflight");
         }
         if preflight.blockers.is_empty() { Ok(()) } else { Err(Halt::Fail(preflight.blockers.join("; "))) }
     }
 
-    async fn chunk(&mut self, select: &Selection) -> Result<(), Halt> {
-        if !self.counted && self.record.attempts < ATTEMPTS_MAX {
-            // A source that does not answer is no failed attempt: one row first.
-            self.read(1, select).await?;
-            self.record.attempts += 1;
-            self.save().await?;
-            self.counted = true;
-        }
-        let limits = self.hand.gate.limits();
-        let wanted = limits.rows_in_a_batch(self.batch.rows());
-        let began = Instant::now();
-        let rows = self.read(wanted, select).await?;
-        let Some(last) = rows.last().map(|row| row.id.clone()) else {
-            return self.end_pass().await;
-        };
-        let read = rows.len();
-        self.hand.gate.live().pacer.rows(read, &limits);
-        let ids: Vec<RowId> = rows.iter().map(|row| row.id.clone()).collect();
-        let settled = self.held.keep(self.hand.settle(rows)).await?;
-        let took = began.elapsed();
-        self.batch.took(read, settled.wrote.unwrap_or(took));
-        self.count(&ids, &settled);
-        self.record.cursor = Some(last);
-        self.checkpoint().await?;
-        self.hand.gate.live().pacer.worked(took, &limits);
-        Ok(())
-    }
-
-    async fn read(&mut self, rows_max: usize, select: &Selection) -> Result<Vec<Row>, Halt> {
-        let (source, after) = (self.hand.source.clone(), self.record.cursor.clone());
-        self.held.keep(self.hand.reach(|| source.read(after.as_ref(), rows_max, select))).await
-    }
-
-    fn count(&mut self, ids: &[RowId], settled: &Settled) {
-        let pass = self.record.pass;
+    /// Counts what became of `rows` rows; `listed` are those of them that were in quarantine, and `again` rows stay as they
+    /// are and were counted by an earlier pass.
+    pub(crate) fn count(&mut self, rows: usize, listed: &[RowId], settled: &Settled, again: u64) {
         // A later pass comes again to rows in quarantine, which were counted when they were found.
-        let counted_before =
-            |id: &RowId| !self.record.full && self.quarantine.found_in(id).is_some_and(|found| found != pass);
-        let seen = ids.iter().filter(|id| !counted_before(id)).count().saturating_sub(settled.left.len());
+        let pass = self.record.pass;
+        let before = |id: &&RowId| !self.record.full && self.quarantine.found_in(id).is_some_and(|at| at != pass);
+        let counted_before = listed.iter().filter(before).count();
         self.record.counters.add(&settled.counters);
-        self.record.counters.scanned += count(seen);
+        let seen = rows.saturating_sub(counted_before + settled.left.len());
+        self.record.counters.scanned += count(seen).saturating_sub(again);
         self.record.found += settled.counters.rekeyed;
         self.record.left += count(settled.left.len());
-        self.take_over(settled);
+        self.take_over(listed, settled);
     }
 
-    fn take_over(&mut self, settled: &Settled) {
-        for id in &settled.fine {
+    fn take_over(&mut self, listed: &[RowId], settled: &Settled) {
+        let bad: BTreeSet<&RowId> = settled.unreadable.iter().map(|row| &row.id).chain(&settled.left).collect();
+        for id in listed.iter().filter(|id| !bad.contains(id)) {
             self.quarantine.remove(id);
         }
         if !settled.unreadable.is_empty() {
@@ -249,7 +260,7 @@ impl Runner {
         }
     }
 
-    async fn end_pass(&mut self) -> Result<(), Halt> {
+    pub(crate) async fn end_pass(&mut self) -> Result<(), Halt> {
         if self.record.full {
             // Better than any estimate: every row was read.
             self.record.total = Some(self.record.counters.scanned + self.record.left);
@@ -295,7 +306,7 @@ impl Runner {
             }
             let settled = self.held.keep(self.hand.settle(present)).await?;
             self.record.counters.add(&settled.counters);
-            self.take_over(&settled);
+            self.take_over(ids, &settled);
             self.checkpoint().await?;
         }
         Ok(())
@@ -313,7 +324,7 @@ impl Runner {
     }
 
     /// The quarantine first: a row is never counted before it is listed.
-    async fn checkpoint(&mut self) -> Result<(), Stop> {
+    pub(crate) async fn checkpoint(&mut self) -> Result<(), Stop> {
         let mut waits = backoff();
         while let Err(error) = self.quarantine.flush(self.hand.gate.inner().metadata()).await {
             if matches!(error, MetadataError::Changed { .. }) {
@@ -328,7 +339,7 @@ impl Runner {
     }
 
     /// Without its record nothing goes on: a metadata store that is away is waited for.
-    async fn save(&mut self) -> Result<(), Stop> {
+    pub(crate) async fn save(&mut self) -> Result<(), Stop> {
         let mut waits = backoff();
         loop {
             match self.held.save(self.record.clone()).await {
@@ -340,6 +351,7 @@ impl Runner {
                 }
             }
         }
+        self.unsaved_since = None;
         self.hand.gate.inner().tell();
         Ok(())
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use keymoot_types::SourceName;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, JobRecord, JobState, SourceRecord};
+use crate::job::{JobId, JobRecord, JobState, SourceRecord, Throttle};
 use crate::limits::Limits;
 
 /// A job.
@@ -48,6 +48,9 @@ pub struct SourceView {
     pub scanned: u64,
     /// Values rewritten; in a dry run, those that would be.
     pub rekeyed: u64,
+    /// Of these, plaintext that was encrypted for the first time.
+    #[serde(default)]
+    pub adopted: u64,
     /// Of the primary already.
     pub current: u64,
     /// NULL.
@@ -68,21 +71,26 @@ pub struct SourceView {
     pub eta_seconds: Option<u64>,
     /// Nothing is left to do.
     pub done: bool,
+    /// What holds it back now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<Throttle>,
     /// Why the source was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
 impl JobView {
-    pub(crate) fn of(job: &JobRecord, reasons: Vec<String>, sources: Vec<SourceView>) -> Self {
-        let running = job.state == JobState::Running;
+    pub(crate) fn of(job: &JobRecord, sources: Vec<SourceView>) -> Self {
+        let mut reasons: Vec<String> =
+            sources.iter().filter_map(|source| Some(source.throttled.as_ref()?.reason.clone())).collect();
+        reasons.dedup();
         Self {
             id: job.id,
             state: job.state,
             dry_run: job.dry_run,
             started_at: job.started_at,
             ended_at: job.ended_at,
-            throttled: (running && !reasons.is_empty()).then(|| reasons.join("; ")),
+            throttled: (!reasons.is_empty()).then(|| reasons.join("; ")),
             reason: job.reason.clone(),
             paused_until: job.paused_until,
             limits: job.limits,
@@ -98,7 +106,12 @@ impl SourceView {
         clippy::cast_sign_loss,
         reason = "an estimate"
     )]
-    pub(crate) fn of(record: &SourceRecord, state: JobState, rows_per_second: f64) -> Self {
+    pub(crate) fn of(
+        record: &SourceRecord,
+        state: JobState,
+        rows_per_second: f64,
+        throttled: Option<&Throttle>,
+    ) -> Self {
         let counters = &record.counters;
         let running = state == JobState::Running && !record.done && record.failed.is_none();
         let left = record.total.map(|total| total.saturating_sub(counters.scanned));
@@ -119,6 +132,7 @@ impl SourceView {
             total_exact: record.total_exact,
             scanned: counters.scanned,
             rekeyed: counters.rekeyed,
+            adopted: counters.adopted,
             current: counters.current,
             null: counters.null,
             empty: counters.empty,
@@ -129,6 +143,7 @@ impl SourceView {
             rows_per_second: if running { (rows_per_second * 10.0).round() / 10.0 } else { 0.0 },
             eta_seconds,
             done: record.done,
+            throttled: throttled.filter(|_| running).cloned(),
             failed: record.failed.clone(),
         }
     }

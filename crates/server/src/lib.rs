@@ -1,19 +1,22 @@
-//! The daemon: two listeners on two runtimes, and the node behind them.
+//! The daemon: two listeners on two runtimes, the work on columns on a third, and the node behind them.
 //!
 //! # Layout
 //!
 //! [`config`] is read → [`telemetry`] begins → [`memory`] is locked → [`listen`] binds both listeners → [`http`] is
 //! what every request passes → [`handlers`] turn requests into ceremonies of the [`node`], or, for services, into
-//! questions to the [`serving`] snapshot, which needs neither a lock nor a store.
+//! questions to the [`serving`] snapshot, which needs neither a lock nor a store. `peer` is between members; files are
+//! written through [`durable`].
 
 mod audit;
 pub mod config;
+pub mod durable;
 pub mod handlers;
 pub mod http;
 pub mod listen;
 pub mod memory;
 pub mod node;
 pub mod occupied;
+mod peer;
 pub mod serving;
 pub mod sightings;
 pub mod telemetry;
@@ -23,7 +26,7 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use keymoot_storage::open::{OpenError, open_metadata};
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
@@ -44,11 +47,13 @@ use self::{
     node::Node,
     occupied::{Occupied, OccupiedError},
     serving::{LastUse, Serving},
-    telemetry::Metrics,
+    telemetry::{Foreground, Metrics},
 };
 
 /// How long background work gets to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of the threads that read and write columns: on a scale from 0, which those of requests have, to 19.
+const COLUMNS_NICENESS: i32 = 10;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,29 +119,43 @@ pub fn run_with(config_file: &Path, fault: Option<Fault>) -> Result<(), StartErr
     memory::protect(config.memory.require_lock)?;
     listen::raise_descriptors();
     let metrics = Metrics::install()?;
-    // Services get all cores, and people two threads that no service can fill.
-    let data_runtime = runtime("data", None)?;
-    let control_runtime = runtime("control", Some(2))?;
-    let outcome = control_runtime.block_on(serve(config_file, config, metrics, &data_runtime, fault));
+    // Services get all cores, people two threads that no service can fill, and columns what is left.
+    let data_runtime = runtime("data").build()?;
+    let control_runtime = runtime("control").worker_threads(2).build()?;
+    let columns_runtime = runtime("columns").on_thread_start(give_way).build()?;
+    let runtimes = Runtimes { data: data_runtime.handle(), columns: columns_runtime.handle() };
+    let outcome = control_runtime.block_on(serve(config_file, config, metrics, runtimes, fault));
+    columns_runtime.shutdown_timeout(STOP_TIMEOUT);
     data_runtime.shutdown_timeout(STOP_TIMEOUT);
     control_runtime.shutdown_timeout(STOP_TIMEOUT);
     outcome
 }
 
-fn runtime(name: &'static str, threads: Option<usize>) -> io::Result<Runtime> {
+fn runtime(name: &'static str) -> Builder {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name(name);
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
+    builder
+}
+
+/// The calling thread gets what processor time others leave, or a tenth where they leave none.
+fn give_way() {
+    if let Err(error) = rustix::process::setpriority_process(None, COLUMNS_NICENESS) {
+        tracing::warn!(%error, "work on columns competes with requests for the processors");
     }
-    builder.build()
+}
+
+/// Where tasks run, beside the control runtime.
+#[derive(Clone, Copy)]
+struct Runtimes<'r> {
+    data: &'r Handle,
+    columns: &'r Handle,
 }
 
 async fn serve(
     config_file: &Path,
     config: Config,
     metrics: Metrics,
-    data_runtime: &Runtime,
+    runtimes: Runtimes<'_>,
     fault: Option<Fault>,
 ) -> Result<(), StartError> {
     let metadata = open_metadata(&config.metadata_url)?;
@@ -152,16 +171,21 @@ async fn serve(
     let addresses = config.listen.clone();
 
     let data_bound = {
-        let _in_data_runtime = data_runtime.enter();
+        let _in_data_runtime = runtimes.data.enter();
         bind("data", addresses.data)?
     };
     let control_bound = bind("control", addresses.control)?;
     let (data_address, control_address) = (data_bound.address(), control_bound.address());
 
-    let node = Node::boot(config, metadata, serving.clone(), last_use).await;
+    let foreground = Arc::new(Foreground::default());
+    let node =
+        Node::boot(config, metadata, serving.clone(), last_use, foreground.clone(), runtimes.columns.clone())
+            .await;
     node.start_pulse();
     node.start_audit();
     node.resume_jobs();
+    node.ask_for_keys();
+    node.look_for_restored();
     let state = ControlState {
         node: node.clone(),
         access: access.clone(),
@@ -170,14 +194,20 @@ async fn serve(
         config_file: config_file.into(),
     };
     let control_router = layers::control(control::routes(state.clone()));
-    let data_routes = data::routes(DataState::new(access, serving, fault::shed(fault)));
+    let data_routes = data::routes(DataState::new(access, serving, fault::shed(fault), foreground));
     let data_router = layers::data(fault::around(data_routes, fault));
 
     let stop = CancellationToken::new();
     let data_task =
-        data_runtime.spawn(listen::serve(data_bound, tls.data(), data_router, Limits::DATA, stop.clone()));
-    let control_task =
-        tokio::spawn(listen::serve(control_bound, tls.control(), control_router, Limits::CONTROL, stop.clone()));
+        runtimes.data.spawn(listen::serve(data_bound, tls.data(), data_router, Limits::DATA, stop.clone()));
+    let control_task = tokio::spawn(listen::serve_beside(
+        control_bound,
+        tls.control(),
+        control_router,
+        Limits::CONTROL,
+        stop.clone(),
+        peer::beside(&node),
+    ));
     tokio::spawn(metrics.upkeep());
     // Before anybody is told that it listens: a signal ends it in order from then on.
     let mut signals = Signals::new()?;

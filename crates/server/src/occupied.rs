@@ -2,11 +2,13 @@
 //! system lets go of when the process ends, however it ends.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
+
+use crate::durable;
 
 /// Held as long as the directory is in use.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl Occupied {
     pub fn take(data_dir: &Path) -> Result<Self, OccupiedError> {
         let path = data_dir.join("lock");
         let failed = |error| OccupiedError::Io(path.display().to_string(), error);
-        DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
+        durable::create_dir(data_dir).map_err(failed)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(failed)?;
         match lock.try_lock() {

@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use keymoot_api::Problem;
 use keymoot_keyring::{DataKeyBits, Keyring, OpenError, RekeyError, SealError};
+use keymoot_rekey::Released;
 use keymoot_types::{
     ErrorCode, KeyId, KeyName, KeyVersion, NodeState, Value, VersionState,
     manifest::Retirement,
@@ -43,8 +44,12 @@ pub struct Serving {
     pub versions: Vec<VersionFacts>,
     /// The declared keys, also while sealed.
     pub keys: Vec<KeyName>,
+    /// Sources whose values become plaintext again, by their holders' consent.
+    pub released: Vec<Released>,
     /// Loaded versions whose canaries decrypt: only of these may a value be called inauthentic.
     pub proved: Vec<KeyVersion>,
+    /// Versions that an activation requires and that are not loaded: until they are, nothing is encrypted here.
+    pub lacking: Vec<KeyVersion>,
     /// When services' values last authenticated; outlives every snapshot.
     pub last_use: Arc<LastUse>,
 }
@@ -72,7 +77,9 @@ impl Serving {
             primary: None,
             versions: Vec::new(),
             keys: Vec::new(),
+            released: Vec::new(),
             proved: Vec::new(),
+            lacking: Vec::new(),
             last_use,
         }
     }
@@ -217,9 +224,16 @@ impl Serving {
     }
 
     fn nothing_encrypts(&self) -> Problem {
-        let detail = "the node is degraded and encrypts nothing until a rollback";
-        let problem = Problem::new(ErrorCode::KeyVersionUnavailable, detail);
-        Problem { version: self.primary, ..problem }
+        let (version, detail) = match self.lacking.first() {
+            Some(version) => {
+                let detail = format!(
+                    "v{version} is required and not loaded here: until its shares come this node encrypts nothing"
+                );
+                (Some(*version), detail)
+            }
+            None => (self.primary, "the node is degraded and encrypts nothing until a rollback".into()),
+        };
+        Problem { version, ..Problem::new(ErrorCode::KeyVersionUnavailable, detail) }
     }
 
     fn opened(&self, opened: Result<Plaintext, OpenError>, value: &Value) -> Result<Plaintext, Problem> {

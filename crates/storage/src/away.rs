@@ -95,4 +95,37 @@ mod tests {
         assert_eq!(away.may_try(turn), Ok(()));
         assert_eq!(away.may_try(turn), Ok(()));
     }
+
+    /// As many nodes as there could be, that lost the same store in the same moment.
+    #[tokio::test(start_paused = true)]
+    async fn fault_52_after_five_minutes_away_a_store_is_found_again_soon_and_not_by_everybody_at_once() {
+        const NODES: usize = 1_000;
+        let (turn, tick) = (Duration::from_secs(2), Duration::from_millis(10));
+        let nodes: Vec<_> = (0..NODES).map(|_| Away::default()).collect();
+        let mut tries = vec![0; NODES];
+        let five_minutes = Instant::now() + Duration::from_secs(300);
+        while Instant::now() < five_minutes {
+            for (node, tries) in nodes.iter().zip(&mut tries) {
+                if node.may_try(turn).is_ok() {
+                    *tries += 1;
+                    node.failed("refused");
+                }
+            }
+            tokio::time::advance(tick).await;
+        }
+        let (fewest, most) = (tries.iter().min().unwrap(), tries.iter().max().unwrap());
+        assert!(*fewest >= 30 && *most <= 90, "{fewest} to {most} tries");
+        // Back: who may try succeeds, and is not counted again.
+        let returned = Instant::now();
+        let mut waiting: Vec<_> = nodes.iter().collect();
+        let mut at_once = 0;
+        while !waiting.is_empty() {
+            assert!(returned.elapsed() < Duration::from_secs(30), "{} nodes have not found it", waiting.len());
+            let before = waiting.len();
+            waiting.retain(|node| node.may_try(turn).is_err());
+            at_once = at_once.max(before - waiting.len());
+            tokio::time::advance(tick).await;
+        }
+        assert!(at_once <= NODES / 20, "{at_once} of {NODES} nodes came in one hundredth of a second");
+    }
 }

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use crate::{
     metadata::{Existing, Metadata, MetadataError, Record, Stamp},
     source::{
-        Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
+        Ahead, Chunk, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec,
+        Swap, Swapped, Total, Visit,
     },
 };
 
@@ -143,17 +144,16 @@ impl Source for FaultySource {
         answer(self.count()?, self.inner.preflight().await)
     }
 
+    async fn preflight_for(&self, ahead: Ahead) -> Result<Preflight, SourceError> {
+        answer(self.count()?, self.inner.preflight_for(ahead).await)
+    }
+
     async fn total(&self) -> Result<Total, SourceError> {
         answer(self.count()?, self.inner.total().await)
     }
 
-    async fn read(
-        &self,
-        after: Option<&RowId>,
-        rows_max: usize,
-        select: &Selection,
-    ) -> Result<Vec<Row>, SourceError> {
-        answer(self.count()?, self.inner.read(after, rows_max, select).await)
+    async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError> {
+        answer(self.count()?, self.inner.chunk(after, most, select).await)
     }
 
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError> {
@@ -162,6 +162,10 @@ impl Source for FaultySource {
 
     async fn swap(&self, batch: &[Swap]) -> Result<Vec<Swapped>, SourceError> {
         answer(self.count()?, self.inner.swap(batch).await)
+    }
+
+    async fn load(&self) -> Result<Load, SourceError> {
+        answer(self.count()?, self.inner.load().await)
     }
 
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError> {

@@ -6,19 +6,26 @@
 //! # Layout
 //!
 //! [`metadata`] is the trait of the metadata store, [`source`] that of a user's column. Adapters stand beside
-//! them: [`sqlite`], [`postgres`], [`etcd`] and, for tests, [`memory`]. [`open`] finds the adapter of an address. [`conformance`] is the
-//! suite that every adapter passes, and [`faulty`] makes any of them fail at a chosen call.
+//! them: [`sqlite`], [`postgres`], [`mysql`], [`etcd`] and, for tests, [`memory`]. [`open`] finds the adapter of an address. [`conformance`] is the
+//! suite that every adapter passes, [`faulty`] makes any of them fail at a chosen call, [`bounded`] keeps callers from
+//! waiting for long, `read_back` judges whether a batch is as it was written, `tls` says how far a server is trusted and
+//! `behind` how far its replicas are behind.
 
 mod away;
+mod behind;
+pub mod bounded;
 pub mod conformance;
 pub mod etcd;
 pub mod faulty;
 pub mod memory;
 pub mod metadata;
+pub mod mysql;
 pub mod open;
 pub mod postgres;
+mod read_back;
 pub mod source;
 pub mod sqlite;
+mod tls;
 
 pub use open::{OpenError, open_existing_metadata, open_metadata, open_source};
 

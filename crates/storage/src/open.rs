@@ -5,14 +5,15 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     etcd::EtcdMetadata,
     metadata::Metadata,
-    postgres::PostgresMetadata,
+    mysql::MySqlSource,
+    postgres::{PostgresMetadata, PostgresSource},
     source::{Source, SourceError, SourceSpec},
     sqlite::{SqliteMetadata, SqliteSource},
 };
 
 /// Addresses of metadata stores, and of sources.
 const METADATA: &str = "sqlite:///absolute/path, postgres://host/database or etcd://host:2379,host:2379";
-const SOURCES: &str = "sqlite:///absolute/path";
+const SOURCES: &str = "sqlite:///absolute/path, postgres://host/database or mysql://host/database";
 
 /// Why an address can't be opened by this build, whatever state the store is in. The address itself is not in
 /// the text, as it may hold a password.
@@ -67,7 +68,11 @@ pub fn open_existing_metadata(url: &str) -> Result<Arc<dyn Metadata>, OpenError>
 /// # Errors
 /// [`SourceError::Mistaken`] for an address that no adapter serves, and for a declaration without an id.
 pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>, SourceError> {
-    Ok(Arc::new(SqliteSource::open(spec)?))
+    Ok(match scheme(&spec.url) {
+        Ok(("postgres", _)) => Arc::new(PostgresSource::open(spec)?),
+        Ok(("mysql", _)) => Arc::new(MySqlSource::open(spec)?),
+        _ => Arc::new(SqliteSource::open(spec)?),
+    })
 }
 
 fn scheme(url: &str) -> Result<(&str, &str), OpenError> {

@@ -1,20 +1,27 @@
 //! A source: one column of a user's table, read in primary-key order and written by compare-and-swap.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use keymoot_types::{
-    KeyName, SourceName,
+    Digest, KeyName, KeyVersion, SourceName,
     associated_data::{ColumnValue, Template},
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// A chunk ends when it holds this much, however many rows were asked for.
+pub(crate) const CHUNK_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Rows that one statement looks at where nobody says how long it may take.
+const LOOKED_AT: usize = 10_000;
 
 /// Where a column is and what is in it, as the configuration declares it.
 #[derive(Clone)]
 pub struct SourceSpec {
     /// Its name, such as `customers.ssn`.
     pub name: SourceName,
-    /// `sqlite:///absolute/path`, later `postgres://…`, `mysql://…`. May hold a password: never printed.
+    /// `sqlite:///absolute/path`, `mysql://…`, later `postgres://…`. May hold a password: never printed.
     pub url: String,
     /// `customers`, or `schema.table`.
     pub table: String,
@@ -28,6 +35,25 @@ pub struct SourceSpec {
     pub associated_data: Template,
     /// Names of update triggers whose effects the operator accepts.
     pub accept_triggers: Vec<String>,
+    /// What is no value is plaintext, to be encrypted: a column that is taken over.
+    pub adopt: bool,
+    /// The user's own SQL of one number; above 0 the worker waits.
+    pub throttle_query: Option<String>,
+}
+
+impl SourceSpec {
+    /// Names what is declared, without a secret: of the address neither user nor password nor options. What is found or
+    /// allowed of one column is not taken for another that was given its name.
+    pub fn digest(&self) -> Digest {
+        let address = self.url.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        let text = format!(
+            "{scheme:?} {place:?} {:?} {:?} {:?} {} {:?}",
+            self.table, self.id, self.column, self.key, self.associated_data
+        );
+        Digest::new(Sha256::digest(text).into())
+    }
 }
 
 impl fmt::Debug for SourceSpec {
@@ -159,6 +185,74 @@ pub enum Selection {
     Prefixes(Vec<Vec<u8>>),
 }
 
+/// How much one statement may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Rows that are answered.
+    pub rows: usize,
+    /// Rows that are looked at for it. Where every row is selected the two are the same, and the smaller counts.
+    pub looked_at: usize,
+}
+
+/// What one statement read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The selected rows among those that were looked at, in primary-key order.
+    pub rows: Vec<Row>,
+    /// The last row that was looked at, behind which the next chunk begins. `None`: there was no row, so this is the
+    /// end of the table.
+    pub last: Option<RowId>,
+}
+
+impl Chunk {
+    /// Of rows that are all selected.
+    pub(crate) fn of_every(rows: Vec<Row>) -> Self {
+        Self { last: rows.last().map(|row| row.id.clone()), rows }
+    }
+
+    /// Of the rows up to `end`, of which some may not have been answered any more.
+    pub(crate) fn up_to(end: RowId, rows: Vec<Row>, rows_max: usize) -> Self {
+        let bytes: usize = rows.iter().filter_map(|row| row.cell.bytes()).map(<[u8]>::len).sum();
+        let is_full = rows.len() >= rows_max || bytes >= CHUNK_BYTES_MAX;
+        let last = rows.last().filter(|_| is_full).map_or(end, |row| row.id.clone());
+        Self { rows, last: Some(last) }
+    }
+}
+
+/// What becomes of the rows of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Values become the primary's.
+    Rekey,
+    /// So does plaintext.
+    Adopt,
+    /// Values become plaintext.
+    Release,
+}
+
+/// What is about to be written, which a preflight finds room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// What becomes of the rows.
+    pub task: Task,
+    /// The version of the new values; `None`: nobody knows yet, and it is the one behind the column's newest.
+    pub version: Option<KeyVersion>,
+}
+
+impl Ahead {
+    /// As far as a declaration tells.
+    pub fn of(spec: &SourceSpec) -> Self {
+        Self { task: if spec.adopt { Task::Adopt } else { Task::Rekey }, version: None }
+    }
+
+    /// The version of values that must find room, if the column's newest is `newest`. At least two digits: whoever skips
+    /// a version comes to v10 sooner than by one.
+    pub(crate) fn version_after(self, newest: Option<u64>) -> u64 {
+        let next = newest.unwrap_or(0).saturating_add(1).max(10);
+        next.max(self.version.map_or(0, |version| u64::from(version.get())))
+    }
+}
+
 /// How many rows a source has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Total {
@@ -206,6 +300,19 @@ pub enum SourceError {
     },
 }
 
+/// How busy a source's server is. `None`: it does not say, or has no such thing.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    /// How far its slowest replica is behind.
+    pub replica_lag: Option<Duration>,
+    /// Statements that others run at this moment.
+    pub active: Option<u64>,
+    /// Others that wait for a lock.
+    pub lock_waits: Option<u64>,
+    /// What [`SourceSpec::throttle_query`] answered.
+    pub throttle_query: Option<f64>,
+}
+
 /// Receives every row of a census. It must not block for long: a snapshot is open meanwhile.
 pub type Visit<'a> = &'a mut (dyn FnMut(&Cell) + Send);
 
@@ -233,17 +340,33 @@ pub trait Source: Send + Sync {
     /// Looks for all that is wrong, before the first write. An `Err` is for a source that can't be looked at.
     async fn preflight(&self) -> Result<Preflight, SourceError>;
 
+    /// The same by one who knows what is to be written.
+    async fn preflight_for(&self, _ahead: Ahead) -> Result<Preflight, SourceError> {
+        self.preflight().await
+    }
+
     /// How many rows there are.
     async fn total(&self) -> Result<Total, SourceError>;
 
-    /// Up to `rows_max` rows behind `after` in primary-key order. An empty answer is the end of the table, and
-    /// never stands for an error.
+    /// Looks at the next rows behind `after` in primary-key order, as many as `most` says, whatever they hold: so a
+    /// statement takes no longer where few rows are selected. The end of the table never stands for an error.
+    async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError>;
+
+    /// The next selected rows behind `after`, up to `rows_max`, in as many chunks as it takes to find one. An empty
+    /// answer is the end of the table.
     async fn read(
         &self,
         after: Option<&RowId>,
         rows_max: usize,
         select: &Selection,
-    ) -> Result<Vec<Row>, SourceError>;
+    ) -> Result<Vec<Row>, SourceError> {
+        let most = Most { rows: rows_max, looked_at: rows_max.max(LOOKED_AT) };
+        let mut found = self.chunk(after, most, select).await?;
+        while let (true, Some(last)) = (found.rows.is_empty(), &found.last) {
+            found = self.chunk(Some(last), most, select).await?;
+        }
+        Ok(found.rows)
+    }
 
     /// The rows with these ids as they are now; `None` for those that are gone. Same order and number.
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError>;
@@ -251,6 +374,11 @@ pub trait Source: Send + Sync {
     /// Writes a batch in one transaction, each row only if it is still as it was read. Same order and number.
     /// After an error none of the batch may be taken as written, nor as not written.
     async fn swap(&self, batch: &[Swap]) -> Result<Vec<Swapped>, SourceError>;
+
+    /// How busy the server is, asked for beside the batches.
+    async fn load(&self) -> Result<Load, SourceError> {
+        Ok(Load::default())
+    }
 
     /// Shows every row to `visit`, in one snapshot.
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError>;

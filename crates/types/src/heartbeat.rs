@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, KeyId, KeyName, KeyVersion, NodeName, NodeState};
+use crate::{
+    Digest, KeyId, KeyName, KeyVersion, NodeName, NodeState,
+    window::{Peer, Spent},
+};
 
 /// One start of a node: 128 random bits, in text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +40,12 @@ pub struct Heartbeat {
     pub validated: Vec<Validated>,
     /// Keys and sources as its configuration declares them, ascending by name.
     pub config: Vec<Declared>,
+    /// How other members reach it and know it by its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+    /// For how long it knows the maintenance window to have been open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Spent>,
 }
 
 /// A beat of another boot.

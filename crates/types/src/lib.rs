@@ -8,10 +8,13 @@
 //! The way of a share: [`part`] (a named line of a parts file) → [`share`] → [`manifest`] (what it is compared
 //! with) → [`refusal`] (why it was turned away). The way of a value: [`name`], [`key_version`] → [`value`] →
 //! [`associated_data`] (what binds it to its row) → [`verdict`] (what may be said about it). The states that
-//! nodes and versions go through are in [`lifecycle`]; what a node tells the others is a [`heartbeat`]. What was done is told in the [`audit`] log.
+//! nodes and versions go through are in [`lifecycle`]; what a node tells the others is a [`heartbeat`]. What was done is
+//! told in the [`audit`] log; what a rekey would do, in a [`plan`].
 
 pub mod associated_data;
 pub mod audit;
+pub mod census;
+pub mod certificate;
 pub mod heartbeat;
 pub mod id;
 pub mod key_version;
@@ -19,10 +22,12 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod name;
 pub mod part;
+pub mod plan;
 pub mod refusal;
 pub mod share;
 pub mod value;
 pub mod verdict;
+pub mod window;
 
 pub use id::{Digest, KeyId, KeyringId};
 pub use key_version::KeyVersion;

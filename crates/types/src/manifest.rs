@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Digest, HolderName, KeyId, KeyName, KeyVersion, KeyringId, KeyringName, NodeName, SourceName, VersionState,
+    window::Window,
 };
 
 /// One revision of the manifest.
@@ -38,6 +39,9 @@ pub struct Manifest {
     pub canaries: Vec<Canary>,
     /// One for every version that the writer had loaded, ascending.
     pub macs: Vec<ManifestMac>,
+    /// What holders have granted to members that are restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// What a newer build wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,
@@ -80,6 +84,18 @@ pub struct DeclaredSource {
     /// When an operator declared that it no longer exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Timestamp>,
+    /// When its holders consented that its values become plaintext again. It is never adopted after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Release>,
+}
+
+/// The holders' consent that the values of a source become plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// When enough had consented.
+    pub at: Timestamp,
+    /// Digest of the source's declaration, without its credentials: of that column and no other.
+    pub declaration: Digest,
 }
 
 /// One key version.

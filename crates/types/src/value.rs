@@ -204,14 +204,38 @@ impl Class {
     }
 }
 
-/// Whether `km:v` and a digit stands somewhere behind the beginning: a value inside other text, which no
-/// rekey reaches and which must not be taken for a clean column.
+/// Whether bytes begin as a value does, in text or in binary: these are never taken for plaintext.
+pub fn begins_as_value(bytes: &[u8]) -> bool {
+    bytes.starts_with(BINARY_PREFIX) || bytes.starts_with(TEXT_PREFIX.as_bytes())
+}
+
+/// Whether `km:v`, digits and a colon stand somewhere behind the beginning, or in another case anywhere: a value inside
+/// other text, or one that something spelt anew, which no rekey reaches and which must not be taken for a clean column.
 pub fn holds_embedded_value(bytes: &[u8]) -> bool {
     let prefix = TEXT_PREFIX.as_bytes();
-    bytes
-        .windows(prefix.len() + 1)
-        .skip(1)
-        .any(|window| window.starts_with(prefix) && window.last().is_some_and(u8::is_ascii_digit))
+    let names_a_version = |rest: &[u8]| {
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        digits > 0 && rest.get(digits) == Some(&b':')
+    };
+    let behind_prefix = |at: usize| {
+        let (head, rest) = bytes.get(at..)?.split_at_checked(prefix.len())?;
+        (head.eq_ignore_ascii_case(prefix) && (at > 0 || head != prefix)).then_some(rest)
+    };
+    (0..bytes.len()).filter_map(behind_prefix).any(names_a_version)
+}
+
+/// How long a value of body `0x01` is that holds so many bytes: what a column must have room for before its plaintext
+/// is encrypted.
+pub fn direct_value_bytes(form: Form, version: KeyVersion, plaintext_bytes: usize) -> usize {
+    let body = plaintext_bytes.saturating_add(1 + NONCE_BYTES + TAG_BYTES);
+    match form {
+        Form::Binary => body.saturating_add(BINARY_PREFIX.len() + size_of::<u32>()),
+        Form::Text => {
+            // Four characters for three bytes, without padding.
+            let text = body.saturating_mul(4).div_ceil(3);
+            text.saturating_add(TEXT_PREFIX.len() + version.to_string().len() + 1)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -269,7 +293,23 @@ mod tests {
     fn a_value_inside_other_text_is_seen() {
         assert!(holds_embedded_value(b"{\"token\":\"km:v9:AA\"}"));
         assert!(!holds_embedded_value(b"km:v9:AA"));
-        assert!(!holds_embedded_value(b"km:v"));
+        assert!(holds_embedded_value(b"xkm:v4294967295:"));
+        assert!(holds_embedded_value(b"KM:V9:AA") && holds_embedded_value(b" Km:v9:"));
+        for other in [&b"km:v"[..], b"see km:vintage", b"x km:v9", b"x km:v:", b"x km:v9 :"] {
+            assert!(!holds_embedded_value(other));
+        }
+    }
+
+    #[test]
+    fn the_room_that_a_plaintext_needs_is_known_before_it_is_encrypted() {
+        for (plaintext_bytes, version) in [(0, 1), (1, 9), (2, 10), (3, 99), (11, 100), (4096, u32::MAX)] {
+            let body = [&[1u8][..], &vec![7; NONCE_BYTES + plaintext_bytes + TAG_BYTES]].concat();
+            let version = KeyVersion::new(version).unwrap();
+            let value = Value::from_parts(version, body).unwrap();
+            for form in [Form::Text, Form::Binary] {
+                assert_eq!(direct_value_bytes(form, version, plaintext_bytes), value.to_bytes(form).len());
+            }
+        }
     }
 
     #[test]

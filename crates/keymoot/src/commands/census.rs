@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use keymoot_api::census::{CensusAnswer, CensusRequest};
+use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use keymoot_api::census::{CensusAnswer, CensusRequest, SourceCensus};
 use keymoot_types::SourceName;
 
 use crate::{
@@ -35,10 +36,12 @@ pub(crate) struct Args {
 /// Counts and shows.
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
+    let mut before = Vec::new();
     let mut answer = if args.latest {
         control.census().await.context("asking for the latest census")?
     } else {
-        let sources = (!args.sources.is_empty()).then_some(args.sources);
+        let sources = (!args.sources.is_empty()).then_some(args.sources.clone());
+        before = taken_at(&control.census().await.context("asking for the latest census")?, &args.sources);
         let started = control.census_start(&CensusRequest { sources }).await.context("starting a census")?;
         note("counting…");
         started
@@ -48,7 +51,32 @@ pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
         answer = control.census().await.context("waiting for the census")?;
     }
     context.out.result(&answer, text)?;
+    let now = taken_at(&answer, &args.sources);
+    // One that is declared no longer keeps its last counts among those of all.
+    let stays = |taken: &(SourceName, Timestamp)| now.contains(taken);
+    let old = if args.sources.is_empty() { before.iter().all(stays) } else { before.iter().any(stays) };
+    if old && !before.is_empty() {
+        bail!("not counted anew: these are the counts of before; the node's log says why");
+    }
     Ok(Exit::Done)
+}
+
+/// When each of these sources, or, where none is named, each of all, was counted.
+fn taken_at(answer: &CensusAnswer, sources: &[SourceName]) -> Vec<(SourceName, Timestamp)> {
+    let wanted = answer.sources.iter().filter(|source| sources.is_empty() || sources.contains(&source.name));
+    wanted.map(|source| (source.name.clone(), source.taken_at)).collect()
+}
+
+/// What is no value of ours, and what of it needs somebody.
+fn foreign(source: &SourceCensus) -> String {
+    let mut text = source.foreign.to_string();
+    if source.adopts && source.foreign > 0 {
+        text.push_str(", to be encrypted");
+    }
+    if source.embedded > 0 {
+        text.push_str(&format!(", {} with a value inside", source.embedded));
+    }
+    text
 }
 
 fn text(answer: &CensusAnswer) -> String {
@@ -65,7 +93,7 @@ fn text(answer: &CensusAnswer) -> String {
             versions.join(", "),
             source.null.to_string(),
             source.empty.to_string(),
-            source.foreign.to_string(),
+            foreign(source),
             source.unreadable.to_string(),
             source.rows.to_string(),
             conclusive,

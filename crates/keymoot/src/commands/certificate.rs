@@ -1,11 +1,13 @@
 //! `keymoot certificate`
 
+mod page;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Subcommand;
-use keymoot_types::Digest;
+use keymoot_types::{Digest, certificate::Certificate};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -32,6 +34,19 @@ Example:
         #[arg(long, value_name = "PINNED", value_parser = public_key)]
         key: [u8; 32],
     },
+    /// Make a page of a certificate, to print or to file: HTML that needs nothing else, on stdout
+    #[command(after_help = "\
+With the pinned key the page is made of a verified certificate only, and says so.
+
+Example:
+  keymoot certificate print v9.json --key 8f3c… > v9.html")]
+    Print {
+        /// File with one certificate
+        file: PathBuf,
+        /// Public key of the version that signed, as 64 hex digits or in base64
+        #[arg(long, value_name = "PINNED", value_parser = public_key)]
+        key: Option<[u8; 32]>,
+    },
 }
 
 /// What is signed, beside its signature.
@@ -50,6 +65,11 @@ pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<
             context.out.result(&answer, |answer| {
                 answer.certificates.iter().map(|certificate| format!("{certificate}\n")).collect()
             })?;
+        }
+        Command::Print { file, key } => {
+            let bytes = files::read(file, FILE_BYTES_MAX)?;
+            let page = print(&bytes, key.as_ref()).with_context(|| file.display().to_string())?;
+            context.out.raw(&page)?;
         }
         Command::Verify { file, key } => {
             let bytes = files::read(file, FILE_BYTES_MAX)?;
@@ -70,6 +90,22 @@ pub(crate) async fn run(context: &Context, command: &Command) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
+/// One certificate's page.
+fn print(bytes: &[u8], key: Option<&[u8; 32]>) -> anyhow::Result<String> {
+    let signed: Signed = serde_json::from_slice(bytes).context("it is no signed certificate")?;
+    if let Some(key) = key {
+        verify(bytes, key)?;
+    }
+    let certificate: Certificate =
+        serde_json::from_value(signed.certificate.clone()).context("it is no certificate")?;
+    page::page(&page::Signed {
+        certificate: &certificate,
+        as_signed: &signed.certificate,
+        signature: &signed.signature,
+        verified_by: key,
+    })
+}
+
 /// The manifest has it in hex, a certificate in base64.
 pub(crate) fn public_key(text: &str) -> Result<[u8; 32], String> {
     let from_base64 = || STANDARD.decode(text).ok()?.try_into().ok();
@@ -88,6 +124,9 @@ fn verify(bytes: &[u8], key: &[u8; 32]) -> anyhow::Result<Json> {
     if !keymoot_keyring::verify_signature(key, &canonical, &signature) {
         bail!("the signature is wrong: another key signed it, or it was changed");
     }
+    // The same key signs other things, such as the head of an audit log.
+    let _shape: Certificate =
+        serde_json::from_value(signed.certificate.clone()).context("what is signed is no certificate")?;
     Ok(signed.certificate)
 }
 

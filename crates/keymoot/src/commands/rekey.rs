@@ -4,32 +4,44 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use keymoot_api::{
     HumanDuration,
-    rekey::{Job, JobAnswer, LimitsRequest, PauseRequest, QuarantinedRow, RekeyRequest, Setting},
+    rekey::{Job, JobAnswer, LimitsRequest, PauseRequest, RekeyRequest, Setting},
 };
 use keymoot_client::Control;
 use keymoot_types::SourceName;
-use serde_json::json;
 
-use super::rekey_watch::{self, exit_of};
+use super::{
+    rekey_line, rekey_plan, rekey_quarantine,
+    rekey_watch::{self, exit_of},
+};
 use crate::{
     arguments,
     cli::Context,
     exit::{Exit, wrong_usage},
-    output::{note, table},
+    output::{note, printable, table},
 };
 
 /// Re-encrypt every old value where it lies, while everything keeps working
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Read and count, write nothing, and say what a job would do
-    #[command(after_help = "Example:\n  keymoot rekey plan --source customers.ssn")]
+    /// Look at the sources before the first write: rows, time, index, grants, and what stands in the way
+    #[command(after_help = "\
+Exit code 4 if a source has a blocker, each with its remedy.
+
+Examples:
+  keymoot rekey plan --source customers.ssn
+  keymoot rekey plan --dry-run")]
     Plan {
         /// Only this source; repeat it for each [default: all]
         #[arg(long = "source", value_name = "SOURCE")]
         sources: Vec<SourceName>,
+        /// Then decrypt every row and write nothing, as `start --dry-run --watch` does
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Start a job; it goes on by itself, also after a restart and unlock
     #[command(after_help = "\
+Exit code 4 if a source has a blocker, as `plan` shows it; then no job is started.
+
 Examples:
   keymoot rekey start --watch
   keymoot rekey start --source customers.ssn --source orders.card")]
@@ -37,7 +49,7 @@ Examples:
         /// Only this source; repeat it for each [default: all]
         #[arg(long = "source", value_name = "SOURCE")]
         sources: Vec<SourceName>,
-        /// Read and count, write nothing
+        /// Decrypt, check and count every row, write nothing
         #[arg(long)]
         dry_run: bool,
         /// Show the progress until it is over
@@ -79,19 +91,18 @@ Examples:
         /// Sleep per unit of work (1 is a duty of one half), or none
         #[arg(long, value_name = "RATIO", value_parser = setting::<f64>)]
         nice_ratio: Option<Setting<f64>>,
-        /// Sources worked on at once, or none
-        #[arg(long, value_name = "SOURCES", value_parser = setting::<u32>)]
+        /// Chunks of rows in flight at once, from 1 to 16, or none
+        #[arg(long, value_name = "CHUNKS", value_parser = setting::<u32>)]
         concurrency: Option<Setting<u32>>,
     },
     /// List the rows that could not be read, or try them again
-    #[command(after_help = "Examples:\n  keymoot rekey quarantine\n  keymoot rekey quarantine --retry")]
-    Quarantine {
-        #[command(flatten)]
-        job: JobArgs,
-        /// Try them again
-        #[arg(long)]
-        retry: bool,
-    },
+    #[command(after_help = "\
+Exit code 6 if there are any.
+
+Examples:
+  keymoot rekey quarantine --source customers.ssn
+  keymoot rekey quarantine retry")]
+    Quarantine(rekey_quarantine::Args),
 }
 
 /// Which job.
@@ -113,8 +124,17 @@ fn setting<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<S
 pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
     match command {
-        Command::Plan { sources } => start(context, &control, sources, true, true).await,
-        Command::Start { sources, dry_run, watch } => start(context, &control, sources, dry_run, watch).await,
+        Command::Plan { sources, dry_run } => {
+            let sources = (!sources.is_empty()).then_some(sources);
+            match rekey_plan::plan(context, &control, sources.clone(), dry_run).await? {
+                Exit::Done if dry_run => start(context, &control, sources, true, true).await,
+                exit => Ok(exit),
+            }
+        }
+        Command::Start { sources, dry_run, watch } => {
+            let sources = (!sources.is_empty()).then_some(sources);
+            start(context, &control, sources, dry_run, watch).await
+        }
         Command::Status(job) => {
             let job = control.rekey_job(&job.find(&control).await?).await.context("asking for the job")?;
             show(context, &job)
@@ -139,18 +159,13 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
             }
             changed(context, control.rekey_limits(&job.find(&control).await?, &limits).await?)
         }
-        Command::Quarantine { job, retry } => {
-            let id = job.find(&control).await?;
-            if retry {
-                return changed(context, control.rekey_quarantine_retry(&id).await?);
-            }
-            quarantine(context, &control, &id).await
-        }
+        Command::Quarantine(args) => rekey_quarantine::run(context, &control, args).await,
     }
 }
 
 impl JobArgs {
-    async fn find(&self, control: &Control) -> anyhow::Result<String> {
+    /// The id that was given, or the newest job's.
+    pub(crate) async fn find(&self, control: &Control) -> anyhow::Result<String> {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
@@ -163,11 +178,10 @@ impl JobArgs {
 async fn start(
     context: &Context,
     control: &Control,
-    sources: Vec<SourceName>,
+    sources: Option<Vec<SourceName>>,
     dry_run: bool,
     wait: bool,
 ) -> anyhow::Result<Exit> {
-    let sources = (!sources.is_empty()).then_some(sources);
     let started = control.rekey_start(&RekeyRequest { sources, dry_run }).await.context("starting the job")?;
     if wait {
         note(format!("job {}", started.id));
@@ -187,7 +201,7 @@ fn show(context: &Context, job: &Job) -> anyhow::Result<Exit> {
         let rows = job.sources.iter().map(|source| {
             [
                 source.name.to_string(),
-                rekey_watch::of_total(source),
+                rekey_line::of_total(source),
                 source.rekeyed.to_string(),
                 source.current.to_string(),
                 (source.null + source.empty).to_string(),
@@ -197,42 +211,25 @@ fn show(context: &Context, job: &Job) -> anyhow::Result<Exit> {
             ]
         });
         let dry_run = if job.dry_run { ", a dry run" } else { "" };
-        let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let waits = job.sources.iter().filter_map(rekey_line::waits);
+        let waits: String = waits.map(|waits| format!("{waits}\n")).collect();
+        let why = [&job.reason, &job.throttled].into_iter().flatten();
+        let mut why: String = why.map(|reason| format!(": {}", printable(reason))).collect();
+        if let Some(until) = job.paused_until {
+            why.push_str(&format!(" until {until}"));
+        }
         let rows = table(
             ["source", "scanned", "rekeyed", "current", "empty", "foreign", "quarantined", "lost to writers"],
             rows,
         );
-        format!("job {} is {}{dry_run}{reason}\n{rows}", job.id, job.state)
+        format!("job {} is {}{dry_run}{why}\n{rows}{waits}", job.id, job.state)
     })?;
     Ok(exit_of(job.state))
 }
 
-fn changed(context: &Context, answer: JobAnswer) -> anyhow::Result<Exit> {
+/// Says where a job stands now.
+pub(crate) fn changed(context: &Context, answer: JobAnswer) -> anyhow::Result<Exit> {
     context.out.result(&answer, |answer| format!("job {} is {}\n", answer.id, answer.state))?;
-    Ok(Exit::Done)
-}
-
-async fn quarantine(context: &Context, control: &Control, id: &str) -> anyhow::Result<Exit> {
-    let mut rows: Vec<QuarantinedRow> = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = control.rekey_quarantine(id, after.as_deref()).await.context("asking for the rows")?;
-        rows.extend(page.rows);
-        // A page that names itself as the next would never end.
-        if page.next.is_none() || page.next == after {
-            break;
-        }
-        after = page.next;
-    }
-    context.out.result(&json!({"rows": rows}), |_| {
-        table(
-            ["source", "row", "version", "reason"],
-            rows.iter().map(|row| {
-                let version = row.version.map(|version| format!("v{version}")).unwrap_or_default();
-                [row.source.to_string(), row.id.to_string(), version, row.reason.clone()]
-            }),
-        )
-    })?;
     Ok(Exit::Done)
 }
 

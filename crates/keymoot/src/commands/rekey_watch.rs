@@ -6,6 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keymoot_api::rekey::{Job, JobState, SourceProgress};
 use keymoot_client::{Control, ControlError};
 
+use super::rekey_line::{line, total};
 use crate::{
     exit::{Exit, problem_in},
     output::{note, on_terminal, printable},
@@ -79,15 +80,12 @@ struct Bars {
 impl Show for Bars {
     fn show(&mut self, job: &Job) {
         while self.bars.len() < job.sources.len() {
-            let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {percent:>3} %  {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            self.bars.push(self.all.add(ProgressBar::new(0).with_style(style)));
+            self.bars.push(self.all.add(ProgressBar::new_spinner().with_style(style("{spinner:20}"))));
         }
         for (bar, source) in self.bars.iter().zip(&job.sources) {
             bar.set_prefix(source.name.to_string());
-            bar.set_length(source.total.max(source.scanned));
-            bar.set_position(source.scanned);
             bar.set_message(line(job, source));
+            measure(bar, source);
         }
     }
 
@@ -96,6 +94,25 @@ impl Show for Bars {
             bar.abandon();
         }
     }
+}
+
+/// A message that is too long for the line is cut, not broken.
+fn style(measure: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!("{{prefix:24}} {measure} {{wide_msg}}"))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A spinner until it is known how many rows there are: a bar of nothing would be full.
+fn measure(bar: &ProgressBar, source: &SourceProgress) {
+    let Some(total) = total(source) else {
+        bar.tick();
+        return;
+    };
+    if bar.length().is_none() {
+        bar.set_style(style("{bar:20}"));
+    }
+    bar.set_length(total.max(source.scanned));
+    bar.set_position(source.scanned);
 }
 
 #[derive(Default)]
@@ -121,57 +138,23 @@ impl Show for Lines {
     fn end(&mut self) {}
 }
 
-/// `460900 of ~752865 (61 %) · 41200 rows/s · 3 lost to writers · 1 quarantined · throttled: … · 1m19s left`
-fn line(job: &Job, source: &SourceProgress) -> String {
-    let mut parts = vec![of_total(source)];
-    if job.state == JobState::Running {
-        parts.push(format!("{:.0} rows/s", source.rows_per_second));
-    } else {
-        parts.push(job.state.to_string());
-    }
-    if source.conflicts > 0 {
-        parts.push(format!("{} lost to writers", source.conflicts));
-    }
-    if source.quarantined > 0 {
-        parts.push(format!("{} quarantined", source.quarantined));
-    }
-    if let Some(throttled) = &job.throttled {
-        parts.push(format!("throttled: {}", printable(throttled)));
-    }
-    if let Some(seconds) = source.eta_seconds {
-        parts.push(format!("{} left", keymoot_api::HumanDuration::new(Duration::from_secs(seconds))));
-    }
-    parts.join(" · ")
-}
-
-/// `460900 of ~752865 (61 %)`; `~` stands before a total that was estimated.
-pub(crate) fn of_total(source: &SourceProgress) -> String {
-    let about = if source.total_exact { "" } else { "~" };
-    // Before the first look at a table nothing is known of it; an empty one is done.
-    let of_none = if source.total_exact { 100 } else { 0 };
-    let percent = source.scanned.saturating_mul(100).checked_div(source.total).unwrap_or(of_none).min(100);
-    format!("{} of {about}{} ({percent} %)", source.scanned, source.total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_how_far_how_fast_and_what_stands_in_the_way() {
-        let job: Job = serde_json::from_value(serde_json::json!({
-            "id": "1", "state": "running", "dry_run": false, "started_at": "2026-11-21T00:00:00Z",
-            "ended_at": null, "throttled": "replica lag 3.2 s > 1.5 s",
-            "sources": [{"name": "customers.ssn", "total": 752865, "total_exact": false, "scanned": 460900,
-                "rekeyed": 1, "current": 0, "null": 0, "empty": 0, "quarantined": 1, "conflicts": 3,
-                "rows_per_second": 41200.4, "eta_seconds": 79}],
+    fn there_is_no_bar_before_there_is_a_total() {
+        let mut source: SourceProgress = serde_json::from_value(serde_json::json!({
+            "name": "customers.ssn", "total": 0, "total_exact": false, "scanned": 0, "rekeyed": 0, "current": 0,
+            "null": 0, "empty": 0, "quarantined": 0, "conflicts": 0, "rows_per_second": 0.0, "eta_seconds": null,
         }))
         .unwrap();
-        assert_eq!(
-            line(&job, &job.sources[0]),
-            "460900 of ~752865 (61 %) · 41200 rows/s · 3 lost to writers · 1 quarantined · \
-             throttled: replica lag 3.2 s > 1.5 s · 1m19s left"
-        );
+        let bar = ProgressBar::new_spinner();
+        measure(&bar, &source);
+        assert_eq!(bar.length(), None);
+        (source.total, source.scanned) = (752_865, 500);
+        measure(&bar, &source);
+        assert_eq!((bar.length(), bar.position()), (Some(752_865), 500));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use keymoot_api::{HumanDuration, Missing, rotate::RetireRequest};
 use keymoot_client::ControlError;
-use keymoot_types::{ErrorCode, SourceName};
+use keymoot_types::{ErrorCode, KeyVersion, SourceName};
 
-use super::steps::{self, LeaveOut, StepArgs};
+use super::steps;
 use crate::{
     arguments,
     cli::Context,
@@ -29,8 +29,12 @@ Examples:
   keymoot retire v9 --wait              wait for what passes by itself
   keymoot retire v9 --wait 2h --gone old-shop.cards")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    step: StepArgs,
+    /// Which version, such as v9
+    #[arg(value_parser = arguments::version)]
+    version: KeyVersion,
+    /// Only say what is missing
+    #[arg(long)]
+    dry_run: bool,
     /// Ask again until only a person can help, for at most so long [default: 24h]
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "24h", value_parser = arguments::duration)]
     wait: Option<HumanDuration>,
@@ -42,12 +46,11 @@ pub(crate) struct Args {
 /// Asks, and with `--wait` asks again.
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     let control = context.connect.settle()?.control()?;
-    let StepArgs { version, leave_out: LeaveOut { exclude, excuse, dry_run } } = args.step;
-    let request = RetireRequest { exclude, excuse, dry_run, gone: args.gone };
+    let request = RetireRequest { dry_run: args.dry_run, gone: args.gone, ..RetireRequest::default() };
     let begun = Instant::now();
     let mut shown: Vec<Missing> = Vec::new();
     loop {
-        let result = control.retire(version, &request).await;
+        let result = control.retire(args.version, &request).await;
         let Err(ControlError::Problem(problem)) = &result else {
             return steps::finish(context, "is retired", result);
         };

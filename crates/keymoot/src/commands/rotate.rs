@@ -1,6 +1,6 @@
 //! `keymoot rotate`
 
-mod ask;
+pub(super) mod ask;
 
 use std::path::PathBuf;
 
@@ -11,11 +11,11 @@ use keymoot_api::{
     rotate::{ActivateRequest, StageRequest, StepRequest},
 };
 use keymoot_client::Control;
-use keymoot_types::{HolderName, KeyName, KeyVersion, VersionState};
+use keymoot_types::{HolderName, KeyName, KeyVersion, SourceName, VersionState};
 use serde_json::json;
 
 use super::{
-    packages,
+    packages, status,
     steps::{self, LeaveOut, StepArgs},
     value::AssociatedData,
 };
@@ -100,6 +100,17 @@ Example:
         #[arg(long)]
         reason: String,
     },
+    /// Ask the holders' consent to write a column's values in clear again
+    #[command(after_help = "\
+Once enough have consented a job decrypts the column, and nothing encrypts it again by itself. Remove `adopt` from its
+declaration; to adopt it once more, declare it under another name.
+
+Example:
+  keymoot rotate release customers.note")]
+    Release {
+        /// The source, as the configuration names it
+        source: SourceName,
+    },
     /// Ask the holders' consent to bring a version back that a restored store has forgotten
     #[command(after_help = "\
 The witness shows that the rebuilt key is right: one genuine value of that version, or a manifest that knows it.
@@ -179,7 +190,8 @@ Examples:
 
 /// Runs one of them.
 pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
-    let control = context.connect.settle()?.control()?;
+    let connection = context.connect.settle()?;
+    let control = connection.control()?;
     match command {
         Command::Stage { threshold, holders, highest } => {
             let holders = (!holders.is_empty()).then_some(holders);
@@ -194,6 +206,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
         Command::RetireOverride { version, reason } => {
             ask::retire_override(context, &control, version, reason).await
         }
+        Command::Release { source } => ask::release(context, &control, source).await,
         Command::Import { version, witness, key, associated_data } => {
             ask::import(context, &control, version, &witness, key, &associated_data).await
         }
@@ -205,11 +218,13 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
         }
         Command::Activate { step, override_reason } => {
             let request = activation(step.leave_out, override_reason);
-            steps::finish(context, "is activated", control.activate(step.version, &request).await)
+            let exit = steps::finish(context, "is activated", control.activate(step.version, &request).await)?;
+            status::afterwards(&connection).await.map(|()| exit)
         }
         Command::Abort { step } => {
             let request = plain_step(step.leave_out);
-            steps::finish(context, "is given up", control.abort(step.version, &request).await)
+            let exit = steps::finish(context, "is given up", control.abort(step.version, &request).await)?;
+            status::afterwards(&connection).await.map(|()| exit)
         }
         Command::Rollback { version, leave_out, override_reason } => {
             let version = match version {
@@ -217,11 +232,13 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
                 None => way_back(&control).await?,
             };
             let request = activation(leave_out, override_reason);
-            steps::finish(context, "is back", control.activate(version, &request).await)
+            let exit = steps::finish(context, "is back", control.activate(version, &request).await)?;
+            status::afterwards(&connection).await.map(|()| exit)
         }
         Command::Restore { step } => {
             let request = plain_step(step.leave_out);
-            steps::finish(context, "is restored", control.restore(step.version, &request).await)
+            let exit = steps::finish(context, "is restored", control.restore(step.version, &request).await)?;
+            status::afterwards(&connection).await.map(|()| exit)
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
-use keymoot_api::status::{LastProof, ManifestOrigin, StatusAnswer};
+use keymoot_api::status::{LastProof, ManifestOrigin, StatusAnswer, WindowStatus};
+use keymoot_types::NodeName;
 use serde::Serialize;
 
 use super::{fan_out, parts};
@@ -11,6 +12,7 @@ use crate::{
     cli::Context,
     exit::Exit,
     output::{note, printable, table, yes_no},
+    profile::Connection,
 };
 
 /// Between two looks.
@@ -79,14 +81,30 @@ async fn look(context: &Context, nodes: Vec<fan_out::Node>, before: &str) -> any
             context.out.result(&status, |status| shown(text(status)))?;
         }
         Err(outcomes) => {
-            let nodes = outcomes.into_iter().map(|(addr, outcome)| match outcome {
-                Ok(status) => Node { addr, status: Some(status), error: None },
-                Err(error) => Node { addr, status: None, error: Some(format!("{error:#}")) },
-            });
+            let nodes = outcomes.into_iter().map(Node::of);
             context.out.result(&Nodes { nodes: nodes.collect() }, |nodes| shown(lines(&nodes.nodes)))?;
         }
     }
     Ok(exit)
+}
+
+/// After a step: how every node is. Of a single one its answer has said all.
+pub(super) async fn afterwards(connection: &Connection) -> anyhow::Result<()> {
+    let nodes = fan_out::nodes(connection, &[])?;
+    if nodes.len() > 1 {
+        let outcomes = fan_out::each(nodes, async |control| Ok(control.status().await?)).await;
+        note(lines(&outcomes.into_iter().map(Node::of).collect::<Vec<_>>()));
+    }
+    Ok(())
+}
+
+impl Node {
+    fn of((addr, outcome): fan_out::Outcome<StatusAnswer>) -> Self {
+        match outcome {
+            Ok(status) => Self { addr, status: Some(status), error: None },
+            Err(error) => Self { addr, status: None, error: Some(format!("{error:#}")) },
+        }
+    }
 }
 
 /// A line a node, then what needs a person where, then the way back.
@@ -111,9 +129,31 @@ fn lines(nodes: &[Node]) -> String {
         }
     }
     for status in nodes.iter().filter_map(|node| node.status.as_ref()) {
+        if let Some(window) = &status.window {
+            text.push_str(&format!("{}: {}", status.node, window_line(window)));
+        }
         text.push_str(&format!("{}: way back: {}\n", status.node, printable(&status.way_back)));
     }
     text
+}
+
+/// The maintenance window, in a line.
+fn window_line(window: &WindowStatus) -> String {
+    let members = match &window.members {
+        Some(members) => members.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", "),
+        None => "members that a token shows".into(),
+    };
+    let id = window.id.as_deref().map(|id| format!(" (request {})", printable(id))).unwrap_or_default();
+    match window.left_seconds {
+        Some(left) => format!(
+            "maintenance window{id}: {members} get the keys from here without the holders, for {} more minutes\n",
+            left.div_ceil(60)
+        ),
+        None => format!(
+            "maintenance window{id} for {members}: no keys from here: {}\n",
+            printable(window.why_not.as_deref().unwrap_or_default())
+        ),
+    }
 }
 
 /// When a holder last proved a share, and whether it is time again.
@@ -146,12 +186,21 @@ fn text(status: &StatusAnswer) -> String {
             }),
         ));
     }
+    if let Some(window) = &status.window {
+        text.push_str(&window_line(window));
+    }
     if let Some(sources) = status.sources.as_ref().filter(|sources| !sources.is_empty()) {
         text.push_str(&table(
             ["source", "reachable", "detail"],
             sources.iter().map(|source| {
                 [source.name.to_string(), yes_no(source.reachable), source.detail.clone().unwrap_or_default()]
             }),
+        ));
+    }
+    if let Some(released) = status.released.as_ref().filter(|released| !released.is_empty()) {
+        text.push_str(&table(
+            ["released: in clear again", "since"],
+            released.iter().map(|released| [released.source.to_string(), format!("{:.0}", released.at)]),
         ));
     }
     if let Some(samples) = status.samples.as_ref().filter(|samples| !samples.is_empty()) {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keymoot_keyring::{Keyring, Validated};
 use keymoot_quorum::{
-    Monotonic, Unlock, adopt::Divergence, consent::Consents, elapsed::Elapsed, members::Members, number::Numbers,
-    revise,
+    Monotonic, Unlock, adopt::Divergence, consent::Consents, elapsed::Elapsed, exclude::Exclusions,
+    members::Members, number::Numbers, revise,
 };
 use keymoot_types::{
     Digest, HolderName, KeyName, KeyVersion, Manifest, NodeName, NodeState, Value, Verdict, VersionState,
@@ -39,7 +39,6 @@ pub(crate) struct Request {
 /// An activation between its two swaps.
 pub(crate) struct Activation {
     pub(crate) version: KeyVersion,
-    pub(crate) excluded: Vec<NodeName>,
     pub(crate) started: Monotonic,
 }
 
@@ -77,6 +76,7 @@ pub(crate) struct Node {
     pub(crate) censuses_due: u8,
     pub(crate) canaries_failed: Vec<KeyVersion>,
     pub(crate) elapsed: Elapsed,
+    pub(crate) exclusions: Exclusions,
     pub(crate) clock_resumed: bool,
     pub(crate) last_use: BTreeMap<KeyVersion, Duration>,
     pub(crate) numbers: Numbers,
@@ -194,6 +194,7 @@ impl World {
             censuses_due: 0,
             canaries_failed: vec![],
             elapsed: Elapsed::default(),
+            exclusions: Exclusions::default(),
             clock_resumed: false,
             last_use: BTreeMap::new(),
             numbers: Numbers::default(),
@@ -253,7 +254,12 @@ impl World {
         };
         node.canaries_failed.clear();
         if !node.loaded.is_empty() {
-            let keyring = Keyring::new(node.loaded.values().cloned(), Some(manifest.primary), &[key_name()]);
+            // Left behind by an activation, it makes nothing of an old version.
+            let next = |state| matches!(state, VersionState::Activating | VersionState::Primary);
+            let mut next = manifest.versions.iter().filter(|record| next(record.state));
+            let encrypts = next.all(|record| node.loaded.contains_key(&record.version));
+            let primary = Some(manifest.primary).filter(|_| encrypts);
+            let keyring = Keyring::new(node.loaded.values().cloned(), primary, &[key_name()]);
             node.canaries_failed = failed_canaries(&keyring, manifest);
             let held = keyring.versions().map(|(version, _)| version);
             serving.proved = held.filter(|version| !node.canaries_failed.contains(version)).collect();

@@ -64,6 +64,8 @@ impl World {
             restored: node.numbers.restored,
             validated: validated.collect(),
             config: vec![],
+            peer: None,
+            window: None,
         };
         let own = format!("heartbeat/{}/{}", node.name, boot.0);
         let Ok(record) = node.sealed(Body::Heartbeat(heartbeat)) else { return Ok(()) };

@@ -1,5 +1,7 @@
 //! Operators and holders: they see what a node shows them, and do what would come next, mostly.
 
+use std::time::Duration;
+
 use keymoot_keyring::key_check::share_digest;
 use keymoot_types::{Digest, HolderName, KeyVersion, Share, VersionState};
 
@@ -115,9 +117,11 @@ impl World {
             Act::Activate(version) => {
                 let gone: Vec<_> = self.slots.iter().filter(|slot| slot.is_gone(self.now)).collect();
                 let gone: Vec<_> = gone.into_iter().map(|slot| slot.name.clone()).collect();
-                let excluded = if self.dice.percent(15) { gone } else { vec![] };
-                let what = format!("activates v{version} without {excluded:?}");
-                self.told(at, what, |world, node| world.activate(node, version, excluded));
+                let gone = if self.dice.percent(15) { gone } else { vec![] };
+                let time = Duration::from_millis(self.dice.between(1_000, 40_000));
+                let without: Vec<_> = gone.into_iter().map(|of| (of, time)).collect();
+                let what = format!("activates v{version} without {without:?}");
+                self.told(at, what, |world, node| world.activate(node, version, without));
             }
             Act::Abort(version) => {
                 self.told(at, format_args!("aborts v{version}"), |world, node| world.abort(node, version));

@@ -27,20 +27,23 @@ impl World {
         &mut self,
         node: &mut Node,
         version: KeyVersion,
-        excluded: Vec<NodeName>,
+        without: Vec<(NodeName, Duration)>,
     ) -> Result<(), Refused> {
         self.follow(node);
         self.load_proofs(node);
         node.primary()?;
-        if excluded.contains(&node.name) {
-            return Err("it is the node that answers".into());
-        }
         let state = node.record(version)?.state;
         if matches!(state, VersionState::Primary | VersionState::Retired | VersionState::Aborted) {
             return Err(format!("it is {state}"));
         }
-        self.gate(node, version, &excluded)?;
-        self.exclude(version, &excluded);
+        let now = self.service_time(node);
+        for (of, time) in without {
+            if of == node.name {
+                return Err("it is the node that answers".into());
+            }
+            node.exclusions.exclude(of, now + time);
+        }
+        self.gate(node, version)?;
         if state == VersionState::DecryptOnly {
             return self.make_primary(node, version);
         }
@@ -48,17 +51,24 @@ impl World {
             self.swap_state(node, version, VersionState::Activating)?;
         }
         let started = self.monotonic(node);
-        node.activation = Some(Activation { version, excluded, started });
+        node.activation = Some(Activation { version, started });
         Ok(())
     }
 
-    fn gate(&mut self, node: &Node, version: KeyVersion, excluded: &[NodeName]) -> Result<(), Refused> {
+    /// The members that are waited for now.
+    fn waited_for(&self, node: &mut Node) -> Result<Vec<NodeName>, Refused> {
+        let now = self.service_time(node);
+        let members = node.manifest()?.members.iter();
+        Ok(members.filter(|of| !node.exclusions.excludes(of, now)).cloned().collect())
+    }
+
+    fn gate(&mut self, node: &mut Node, version: KeyVersion) -> Result<(), Refused> {
+        let asked = self.waited_for(node)?;
         let manifest = node.manifest()?;
         let record = node.record(version)?;
-        let asked = manifest.members.iter().filter(|of| !excluded.contains(of));
         let facts = ActivationFacts {
             version,
-            members: asked.map(|of| self.facts_of(node, of, record)).collect(),
+            members: asked.iter().map(|of| self.facts_of(node, of, record)).collect(),
             proofs: &proved(node),
             excused: &[],
             samples_failed: vec![],
@@ -71,18 +81,16 @@ impl World {
         let Some(activation) = node.activation.take() else { return Ok(()) };
         let version = activation.version;
         node.primary()?;
-        let manifest = node.manifest()?;
         match node.record(version)?.state {
             VersionState::Activating => {}
             VersionState::Primary => return Ok(()),
             // As the daemon has it: whatever else it has become meanwhile, the second swap decides.
             _ => return self.make_primary(node, version),
         }
-        let excluded = &activation.excluded;
-        let asked: Vec<_> = manifest.members.iter().filter(|of| !excluded.contains(of)).cloned().collect();
+        let asked = self.waited_for(node)?;
         // The present revision: it may have been staged again, and activated again, since this began to wait.
         if self.not_adopted(node, &asked).is_empty() {
-            if let Err(refused) = self.gate(node, version, excluded) {
+            if let Err(refused) = self.gate(node, version) {
                 self.swap_state(node, version, VersionState::Staged)?;
                 return Err(refused);
             }
@@ -98,6 +106,9 @@ impl World {
 
     fn make_primary(&mut self, node: &mut Node, version: KeyVersion) -> Result<(), Refused> {
         let believed = self.believed_records(node)?;
+        let now = self.service_time(node);
+        let excluded: Vec<_> = node.exclusions.left(now).map(|(of, _)| of.clone()).collect();
+        self.exclude(version, &excluded);
         self.swap_state(node, version, VersionState::Primary)?;
         self.vouch_anew(node, believed);
         self.catch_up(node);
@@ -207,7 +218,7 @@ impl World {
         let began = self.service_time(node);
         let values = self.values.counted();
         let counted = CensusFacts { source: source(), values, unreadable: 0, why_not: None };
-        let census = Census { began, sources: vec![counted] };
+        let census = Census { began, ended: began, set_aside: None, sources: vec![counted] };
         self.census_number += 1;
         let key = format!("census/{:010}", self.census_number);
         let record = node.sealed(Body::Census { node: node.at, census })?;

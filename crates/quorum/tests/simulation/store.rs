@@ -29,6 +29,7 @@ impl Document {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "a model's messages: few at a time")]
 pub(crate) enum Body {
     Manifest(Doc),
     Heartbeat(Heartbeat),

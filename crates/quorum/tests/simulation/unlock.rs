@@ -105,6 +105,7 @@ impl World {
     pub(crate) fn seal(&mut self, node: &mut Node) {
         let clock = self.sealed_clock(node, true);
         node.loaded.clear();
+        node.exclusions = Default::default();
         node.unlock = Default::default();
         node.packages.clear();
         node.request = None;

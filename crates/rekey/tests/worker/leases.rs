@@ -103,7 +103,9 @@ async fn a_holder_whose_work_hangs_without_an_end_is_relieved() {
     let (first, second) = (world.node("db1", Death::never()), world.node("db2", Death::never()));
     let table = world.table();
     table.hang.store(true, Ordering::SeqCst);
-    let job = first.start(rows_per_second(10)).await.unwrap().id;
+    let mut start = rows_per_second(10);
+    start.limits.concurrency = Some(Some(1));
+    let job = first.start(start).await.unwrap().id;
     second.resume_all().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(table.swaps.load(Ordering::SeqCst), 1);
@@ -188,17 +190,20 @@ async fn an_orderly_stop_gives_its_leases_back_at_once() {
 /// An excluded member comes back with a manifest of yesterday: it must not turn the values back.
 #[tokio::test(start_paused = true)]
 async fn a_node_of_an_older_manifest_takes_no_source_that_was_aimed_by_a_later_one() {
-    let mut world = World::with_rows(40);
+    // Many more than the first node gets through before it dies.
+    let mut world = World::with_rows(400);
     let behind = world.keys.clone();
     behind.serve(&[9, 10], 9);
     let second = world.node("db2", Death::never());
     world.keys = behind.followed_by(&[9, 10], 10);
-    let stop = Death::at(30, false);
+    let stop = Death::at(u64::MAX / 2, false);
     let first = world.node("db1", stop.clone());
     let job = first.start(rows_per_second(5)).await.unwrap().id;
     second.resume_all().await.unwrap();
+    // By then the record says which manifest the source was aimed by.
+    until(&second, job, |view| view.sources[0].scanned > 0).await;
+    stop.come();
     tokio::time::sleep(Duration::from_secs(120)).await;
-    assert!(stop.dead(), "the job was through before it was stopped");
     let view = second.view(job).await.unwrap();
     assert_eq!(view.state, JobState::Running);
     assert!(view.throttled.unwrap().contains("has not adopted revision"));

@@ -64,7 +64,8 @@ async fn fault_40_unreadable_rows_are_untouched_listed_and_no_end() {
             (8, Some(v(9)), Reason::UnsupportedFormat),
         ]
     );
-    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"], 6);
+    let left = &jobs.quarantine_left().await.unwrap()["c.ssn"];
+    assert_eq!((left.rows, &left.first[..2]), (6, &[1.into(), 2.into()][..]));
     assert_eq!(jobs.quarantine(job, Some("junk"), 4).await, Err(JobsError::PageMark));
 }
 
@@ -85,7 +86,7 @@ async fn a_retry_lets_go_of_what_is_gone_or_readable_and_rewrites_it() {
     world.table().table.delete(&id(8));
     jobs.retry(job).await.unwrap();
     completed(&ended(&jobs, job).await);
-    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"], 0);
+    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"].rows, 0);
     for row in world.table().table.rows().iter().take(6) {
         assert_eq!(world.keys.read(row).0, 10);
     }
@@ -117,4 +118,60 @@ async fn a_column_full_of_junk_is_counted_exactly() {
     assert_eq!((view.sources[0].scanned, view.sources[0].quarantined), (703, 700));
     let (next, _) = world.process();
     assert_eq!(next.view(job).await.unwrap().sources[0].quarantined, 700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_were_repaired_or_are_gone_leave_the_list_when_they_are_looked_at_again() {
+    let world = world();
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    ended(&jobs, job).await;
+    let name = "c.ssn".parse().unwrap();
+    assert_eq!(jobs.let_go(&name).await.unwrap(), 0, "nothing was repaired yet");
+    world.put(1, 9);
+    world.table().table.write(row(2, Cell::Null));
+    world.table().table.delete(&id(3));
+    let before = world.table().table.rows();
+    assert_eq!(jobs.let_go(&name).await.unwrap(), 3);
+    assert_eq!(world.table().table.rows(), before, "looking writes nothing");
+    assert_eq!(jobs.quarantine_left().await.unwrap()["c.ssn"].rows, 3);
+    let view = jobs.view(job).await.unwrap();
+    assert_eq!((view.state, view.sources[0].quarantined), (JobState::CompletedWithQuarantine, 3));
+    for n in [4, 5, 8] {
+        world.put(n, 10);
+    }
+    assert_eq!(jobs.let_go(&name).await.unwrap(), 3);
+    let view = jobs.view(job).await.unwrap();
+    assert_eq!((view.state, view.sources[0].quarantined), (JobState::Completed, 0));
+    world.keys.seal();
+    assert_eq!(jobs.let_go(&name).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_40_a_row_that_can_not_be_read_on_every_page_first_and_last_keeps_no_other_back() {
+    const ROWS: i64 = 2500;
+    let world = World::with_rows(ROWS);
+    let broken: Vec<i64> = (1..=ROWS).filter(|n| *n == 1 || *n == ROWS || n % 10 == 5).collect();
+    for n in &broken {
+        world.table().table.write(row(*n, Cell::Text(world.keys.value(9, n + 1, "moved"))));
+    }
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    let view = ended(&jobs, job).await;
+    assert_eq!(view.state, JobState::CompletedWithQuarantine);
+    adds_up(&view);
+    let bad = u64::try_from(broken.len()).unwrap();
+    assert_eq!((view.sources[0].rekeyed, view.sources[0].quarantined), (2500 - bad, bad));
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = jobs.quarantine(job, after.as_deref(), 100).await.unwrap();
+        listed.extend(page.rows.into_iter().map(|row| row.id.as_i64().unwrap()));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, broken);
+    let left = &jobs.quarantine_left().await.unwrap()["c.ssn"];
+    assert_eq!((left.rows, left.first.len(), &left.first[0]), (bad, 10, &1.into()));
 }

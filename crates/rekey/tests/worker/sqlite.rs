@@ -51,6 +51,7 @@ async fn a_table_of_a_user_is_rekeyed_and_counted() {
         kill_switch: dir.path().join("pause-rekey"),
         brake: None,
         shutdown: CancellationToken::new(),
+        runtime: tokio::runtime::Handle::current(),
     });
     let began = Instant::now();
     let job = jobs.start(Start::default()).await.unwrap().id;

@@ -11,13 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use keymoot_keyring::{Keyring, Validated, stage::stage};
-use keymoot_rekey::{Holder, JobState, JobView, Jobs, Keys, Setup, Sources};
+use keymoot_rekey::{Brake, Holder, JobState, JobView, Jobs, Keys, Manners, Released, Setup, Sources};
 use keymoot_storage::{
     memory::{MemoryMetadata, MemorySource},
     metadata::{Existing, Metadata, MetadataError, Record, Stamp},
     source::{
-        Cell, IdPart, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped,
-        Total, Visit,
+        Cell, Chunk, IdPart, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError,
+        SourceSpec, Swap, Swapped, Total, Visit,
     },
 };
 use keymoot_types::{
@@ -44,6 +44,8 @@ pub(crate) fn spec(name: &str) -> SourceSpec {
         key: key(),
         associated_data: "customers/{id}".parse().unwrap(),
         accept_triggers: vec![],
+        adopt: false,
+        throttle_query: None,
     }
 }
 
@@ -52,6 +54,7 @@ pub(crate) struct TestKeys {
     versions: BTreeMap<KeyVersion, Arc<Validated>>,
     now: Mutex<(Option<Arc<Keyring>>, Vec<KeyVersion>)>,
     revision: AtomicU64,
+    pub(crate) released: Mutex<Vec<Released>>,
 }
 
 impl TestKeys {
@@ -60,15 +63,28 @@ impl TestKeys {
         let versions = [8, 9, 10, 11]
             .map(|n| (v(n), stage(KeyringId::new([7; 8]), v(n), 2, &holders).unwrap().validated))
             .into();
-        let keys = Arc::new(Self { versions, now: Mutex::default(), revision: AtomicU64::new(0) });
+        let keys = Arc::new(Self {
+            versions,
+            now: Mutex::default(),
+            revision: AtomicU64::new(0),
+            released: Mutex::default(),
+        });
         keys.serve(&[9, 10], 10);
         keys
+    }
+
+    /// The holders have consented that the values of this column become plaintext.
+    pub(crate) fn release(&self, spec: &SourceSpec) {
+        let released = Released { source: spec.name.clone(), declaration: spec.digest() };
+        self.released.lock().unwrap().push(released);
     }
 
     /// The same versions on a node that has adopted the next revision.
     pub(crate) fn followed_by(&self, loaded: &[u32], primary: u32) -> Arc<Self> {
         let revision = self.revision.load(Ordering::SeqCst);
-        let keys = Self { versions: self.versions.clone(), now: Mutex::default(), revision: revision.into() };
+        let released = Mutex::new(self.released.lock().unwrap().clone());
+        let keys =
+            Self { versions: self.versions.clone(), now: Mutex::default(), revision: revision.into(), released };
         keys.serve(loaded, primary);
         Arc::new(keys)
     }
@@ -118,6 +134,10 @@ impl Keys for TestKeys {
         self.now.lock().unwrap().1.clone()
     }
 
+    fn released(&self) -> Vec<Released> {
+        self.released.lock().unwrap().clone()
+    }
+
     fn revision(&self) -> u64 {
         self.revision.load(Ordering::SeqCst)
     }
@@ -155,6 +175,11 @@ impl Death {
 
     pub(crate) fn at(at: u64, late: bool) -> Arc<Self> {
         Arc::new(Self { at, late, ..Self::default() })
+    }
+
+    /// The next call is the one.
+    pub(crate) fn come(&self) {
+        self.calls.fetch_max(self.at, Ordering::SeqCst);
     }
 
     /// It was only stopped, and goes on.
@@ -217,23 +242,19 @@ impl Source for Mortal<Arc<Watched>> {
         self.inner.table.spec()
     }
     async fn preflight(&self) -> Result<Preflight, SourceError> {
+        self.inner.preflights.fetch_add(1, Ordering::SeqCst);
         let blockers = self.inner.blockers.lock().unwrap().clone();
         Ok(Preflight { blockers, ..self.inner.table.preflight().await? })
     }
     async fn total(&self) -> Result<Total, SourceError> {
         self.death.call(self.inner.table.total()).await
     }
-    async fn read(
-        &self,
-        after: Option<&RowId>,
-        rows_max: usize,
-        select: &Selection,
-    ) -> Result<Vec<Row>, SourceError> {
+    async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError> {
         self.inner.reads.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = self.inner.fault.lock().unwrap().clone() {
             return Err(error);
         }
-        self.death.call(self.inner.table.read(after, rows_max, select)).await
+        self.death.call(self.inner.table.chunk(after, most, select)).await
     }
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError> {
         self.death.call(self.inner.table.read_again(ids)).await
@@ -246,6 +267,7 @@ impl Source for Mortal<Arc<Watched>> {
         while self.inner.hang.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        tokio::time::sleep(self.inner.delay(number)).await;
         let answer = self.death.call(self.inner.table.swap(batch)).await;
         let lost = self.inner.lose_answer.lock().unwrap().take_if(|at| *at == number);
         if lost.is_some() {
@@ -253,6 +275,13 @@ impl Source for Mortal<Arc<Watched>> {
             return Err(SourceError::Unreachable { name, reason: "the answer was lost".into() });
         }
         answer
+    }
+    async fn load(&self) -> Result<Load, SourceError> {
+        self.inner.loads.fetch_add(1, Ordering::SeqCst);
+        while self.inner.hang_load.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.inner.load.lock().unwrap().clone()
     }
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError> {
         self.inner.table.census(visit).await
@@ -263,6 +292,7 @@ impl Source for Mortal<Arc<Watched>> {
 pub(crate) struct Watched {
     pub(crate) table: MemorySource,
     pub(crate) reads: AtomicU64,
+    pub(crate) preflights: AtomicU64,
     pub(crate) swaps: AtomicU64,
     pub(crate) before_swap: Mutex<Option<BeforeSwap>>,
     pub(crate) fault: Mutex<Option<SourceError>>,
@@ -270,6 +300,12 @@ pub(crate) struct Watched {
     pub(crate) blockers: Mutex<Vec<String>>,
     /// Writes don't answer.
     pub(crate) hang: AtomicBool,
+    /// How busy the server says it is, how often it was asked, and whether it says nothing.
+    pub(crate) load: Mutex<Result<Load, SourceError>>,
+    pub(crate) loads: AtomicU64,
+    pub(crate) hang_load: AtomicBool,
+    /// How long writes take, in turn.
+    pub(crate) delays_s: Mutex<Vec<u64>>,
 }
 
 /// A world that outlives its processes.
@@ -278,6 +314,23 @@ pub(crate) struct World {
     pub(crate) metadata: Arc<MemoryMetadata>,
     pub(crate) tables: BTreeMap<SourceName, Arc<Watched>>,
     pub(crate) dir: tempfile::TempDir,
+    pub(crate) brake: Arc<TestBrake>,
+}
+
+/// A node's manners and what its services suffer, as a test wants them.
+#[derive(Default)]
+pub(crate) struct TestBrake {
+    pub(crate) manners: Mutex<Manners>,
+    pub(crate) latency: Mutex<Option<Duration>>,
+}
+
+impl Brake for TestBrake {
+    fn manners(&self) -> Arc<Manners> {
+        Arc::new(self.manners.lock().unwrap().clone())
+    }
+    fn decrypt_latency(&self) -> Option<Duration> {
+        *self.latency.lock().unwrap()
+    }
 }
 
 struct Opened(BTreeMap<SourceName, Arc<dyn Source>>);
@@ -295,7 +348,15 @@ impl World {
     pub(crate) fn new(names: &[&str]) -> Self {
         let tables = names.iter().map(|name| (name.parse().unwrap(), Arc::new(Watched::new(name)))).collect();
         let dir = tempfile::tempdir().unwrap();
-        Self { keys: TestKeys::new(), metadata: Arc::default(), tables, dir }
+        Self { keys: TestKeys::new(), metadata: Arc::default(), tables, dir, brake: Arc::default() }
+    }
+
+    /// One source whose plaintext is to be encrypted.
+    pub(crate) fn adopting() -> Self {
+        let mut world = Self::new(&[]);
+        let spec = SourceSpec { adopt: true, ..spec("c.ssn") };
+        world.tables.insert(spec.name.clone(), Arc::new(Watched::of(spec)));
+        world
     }
 
     /// One source with `rows` values of v9.
@@ -344,8 +405,9 @@ impl World {
             keys: self.keys.clone(),
             sources: Arc::new(Opened(sources)),
             kill_switch: self.dir.path().join("pause-rekey"),
-            brake: None,
+            brake: Some(self.brake.clone()),
             shutdown: shutdown.clone(),
+            runtime: tokio::runtime::Handle::current(),
         });
         (jobs, shutdown)
     }
@@ -362,16 +424,31 @@ impl World {
 
 impl Watched {
     fn new(name: &str) -> Self {
+        Self::of(spec(name))
+    }
+
+    pub(crate) fn of(spec: SourceSpec) -> Self {
         Self {
-            table: MemorySource::new(spec(name)),
+            table: MemorySource::new(spec),
             reads: AtomicU64::new(0),
+            preflights: AtomicU64::new(0),
             swaps: AtomicU64::new(0),
             before_swap: Mutex::default(),
             fault: Mutex::default(),
             lose_answer: Mutex::default(),
             blockers: Mutex::default(),
             hang: AtomicBool::new(false),
+            load: Mutex::new(Ok(Load::default())),
+            loads: AtomicU64::new(0),
+            hang_load: AtomicBool::new(false),
+            delays_s: Mutex::default(),
         }
+    }
+
+    fn delay(&self, number: u64) -> Duration {
+        let delays = self.delays_s.lock().unwrap();
+        let turn = (number - 1) % (delays.len() as u64).max(1);
+        Duration::from_secs(delays.get(turn as usize).copied().unwrap_or_default())
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::durable;
+
 /// The file that is written to.
 pub(super) const NAME: &str = "audit.jsonl";
 
@@ -38,16 +40,17 @@ impl LogFile {
         let path = dir.join(NAME);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create_new(true).mode(0o600);
-        let begun = Self::opened(path, &options, 0, None)?;
-        sync_dir(dir).map_err(|error| begun.trouble(&error))?;
-        Ok(begun)
+        Self::opened(path, &options, 0, None)
     }
 
     fn opened(path: PathBuf, options: &OpenOptions, len: u64, first_seq: Option<u64>) -> Result<Self, String> {
         let open = options.open(&path).and_then(|file| Ok((file.metadata()?, file)));
         let (facts, file) = open.map_err(|error| format!("{}: {error}", path.display()))?;
         let identity = (facts.dev(), facts.ino());
-        Ok(Self { path, file, identity, len, first_seq, untidy: false })
+        let log = Self { path, file, identity, len, first_seq, untidy: false };
+        // Whoever made it may have been killed before its name was on disk, and its lines would go with the name.
+        durable::sync_name(&log.path).map_err(|error| log.trouble(&error))?;
+        Ok(log)
     }
 
     /// Where the last acknowledged line ends.
@@ -144,9 +147,4 @@ impl LogFile {
             _ => format!("{path}: {error}"),
         }
     }
-}
-
-/// A name is durable only once its directory is.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -41,6 +41,7 @@ use tokio::{
     sync::{Notify, futures::Notified, oneshot},
     time::timeout,
 };
+use uuid::Uuid;
 
 pub(crate) use self::{
     call::{Caller, Recorded, guarded},
@@ -165,7 +166,7 @@ impl Shared {
         match (job.ack, job.ask) {
             // Whoever asked may have gone and spilled it.
             (Some(ack), _) => drop(ack.send(Err(refusal))),
-            (None, Ask::Append(entry)) => self.spills.spill(&entry, &refusal.to_string()),
+            (None, Ask::Append(entry)) => self.spills.spill(&entry, Uuid::now_v7(), &refusal.to_string()),
             (None, _) => {}
         }
     }
@@ -216,7 +217,7 @@ impl Audit {
         let start = Start {
             dir: self.dir.clone(),
             node: self.node.clone(),
-            boot: uuid::Uuid::new_v4().to_string(),
+            boot: Uuid::new_v4().to_string(),
             remembered,
             standing,
         };
@@ -226,33 +227,34 @@ impl Audit {
             self.shared.failed(&format!("its thread did not start: {error}"));
         }
         // The start goes on without it, if it takes long.
-        drop(self.ask(Ask::Reopen).await);
+        drop(self.ask(Ask::Reopen, None).await);
     }
 
     /// Records, durably, before it returns: its number, or why not.
     pub(crate) async fn require(&self, entry: Entry) -> Result<u64, String> {
-        self.record(entry).await.map_err(|refusal| refusal.to_string())
+        self.record(entry, None).await.map_err(|refusal| refusal.to_string())
     }
 
-    async fn record(&self, entry: Entry) -> Result<u64, Refusal> {
+    async fn record(&self, entry: Entry, spilled_as: Option<Uuid>) -> Result<u64, Refusal> {
         match self.shared.cause() {
             Some(cause) => {
                 counter!("keymoot_audit_failures_total").increment(1);
                 Err(Refusal::NotNow(cause))
             }
-            None => self.ask(Ask::Append(entry)).await.map(|tip| tip.seq),
+            None => self.ask(Ask::Append(entry), spilled_as).await.map(|tip| tip.seq),
         }
     }
 
     /// Records, or spills.
     pub(crate) async fn offer(&self, entry: Entry) -> Option<u64> {
-        let recorded = self.require(entry.clone()).await;
-        recorded.map_err(|cause| self.shared.spills.spill(&entry, &cause)).ok()
+        let id = Uuid::now_v7();
+        let recorded = self.record(entry.clone(), Some(id)).await;
+        recorded.map_err(|cause| self.shared.spills.spill(&entry, id, &cause.to_string())).ok()
     }
 
     /// Records, or spills, behind the caller's back.
     pub(crate) fn note(&self, entry: Entry) {
-        let job = Job { ask: Ask::Append(entry), ack: None };
+        let job = Job::note(entry);
         let refused = match self.shared.cause().filter(|_| self.begun()) {
             Some(cause) => Some((job, cause)),
             None => self.queue.try_send(job).err().map(|error| (not_sent(error), FULL.to_owned())),
@@ -268,14 +270,14 @@ impl Audit {
 
     /// A new file, where the old one was moved away.
     pub(crate) async fn reopen(&self) {
-        if let Err(cause) = self.ask(Ask::Reopen).await {
+        if let Err(cause) = self.ask(Ask::Reopen, None).await {
             tracing::error!(%cause, "no new file of the audit log was begun");
         }
     }
 
     /// Writes down what was signed, if it is still the end of the log.
     pub(crate) async fn checkpoint(&self, signed: SignedHead) -> bool {
-        let written = self.ask(Ask::Checkpoint(signed.clone())).await.is_ok();
+        let written = self.ask(Ask::Checkpoint(signed.clone()), None).await.is_ok();
         if written {
             self.shared.compared(&signed.head);
             let mut state = self.shared.state();
@@ -307,7 +309,7 @@ impl Audit {
     /// What was signed before is not what lies here.
     pub(crate) async fn declare_lost(&self, signed: SignedHead, reason: String) {
         self.shared.lost(reason.clone(), Some(&signed));
-        drop(self.ask(Ask::Lost(signed, reason)).await);
+        drop(self.ask(Ask::Lost(signed, reason), None).await);
     }
 
     /// Nobody can tell whether what was signed before is what lay here. The line keeps what was signed, as a newer
@@ -326,9 +328,9 @@ impl Audit {
         }
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Tip, Refusal> {
+    async fn ask(&self, ask: Ask, spilled_as: Option<Uuid>) -> Result<Tip, Refusal> {
         let (ack, mut told) = oneshot::channel();
-        self.queue.try_send(Job { ask, ack: Some(ack) }).map_err(|_| Refusal::NotNow(FULL.into()))?;
+        self.queue.try_send(Job { ask, ack: Some(ack), spilled_as }).map_err(|_| Refusal::NotNow(FULL.into()))?;
         let answer = match timeout(WAIT, &mut told).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
@@ -393,7 +395,7 @@ impl Audit {
     }
 
     /// Whether one more refusal of this address may be written in full.
-    fn admits(&self, from: Option<IpAddr>) -> bool {
+    pub(crate) fn admits(&self, from: Option<IpAddr>) -> bool {
         self.quota.lock().unwrap_or_else(PoisonError::into_inner).admits(from, Instant::now())
     }
 

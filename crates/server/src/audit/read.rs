@@ -10,8 +10,10 @@ use keymoot_types::audit::{Head, LINE_BYTES_MAX, Line, Tip, Verifier};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::file::NAME;
+use super::{file::NAME, writer::GROUP_BYTES_MAX};
 
+/// How often a page is read that new files were begun beside.
+const READINGS_MAX: usize = 100;
 /// Lines of one page.
 const PAGE_LINES_MAX: usize = 500;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -26,7 +28,7 @@ pub(super) struct Tail {
     pub(super) lines: Vec<Line>,
     /// Where the last whole line ends.
     pub(super) len: u64,
-    /// Bytes behind it: what a kill leaves.
+    /// Bytes behind it: what a kill leaves, or a power cut.
     pub(super) torn: u64,
     /// Number of the file's first line.
     pub(super) first_seq: Option<u64>,
@@ -148,6 +150,18 @@ fn files_from(dir: &Path, seq: u64) -> io::Result<Vec<(u64, PathBuf)>> {
 
 /// The lines behind `after`.
 pub(super) fn page(dir: &Path, after: u64) -> io::Result<Page> {
+    for _ in 0..READINGS_MAX {
+        let before = rotated(dir)?;
+        let page = page_of_files(dir, after);
+        // A file that was given away in between stands under neither of its names in what was read.
+        if rotated(dir)? == before {
+            return page;
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "new files are begun faster than they are read; ask again"))
+}
+
+fn page_of_files(dir: &Path, after: u64) -> io::Result<Page> {
     let from = after.saturating_add(1);
     let mut page = Page { entries: Vec::new(), last: after };
     let mut bytes = 0;
@@ -203,7 +217,11 @@ pub(super) fn tail(path: &Path) -> io::Result<Tail> {
     file.seek(SeekFrom::Start(begin))?;
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    // A power cut leaves zeros where a sector of the last write did not reach the disk, and no line holds one. What stands
+    // behind it was never acknowledged: the sync of that write did not return.
+    let zero = bytes.iter().position(|byte| *byte == 0).filter(|at| bytes.len() - at <= GROUP_BYTES_MAX);
+    let mut written = bytes.iter().take(zero.unwrap_or(bytes.len()));
+    let whole = written.rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let torn = (bytes.len() - whole) as u64;
     bytes.truncate(whole);
     let mut tail = Tail { lines: vec![], len: size - torn, torn, first_seq, flaw: None };
@@ -231,4 +249,41 @@ pub(super) fn tail(path: &Path) -> io::Result<Tail> {
         tail.lines = last.and_then(|line| Line::parse(line).ok()).into_iter().collect();
     }
     Ok(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use keymoot_types::audit::{Chain, Entry, Phase, Tip};
+
+    use super::*;
+    use crate::{audit::file::LogFile, node::wall_clock};
+
+    #[test]
+    fn a_page_that_is_read_while_new_files_are_begun_leaves_no_line_out() {
+        const LINES: u64 = 300;
+        let dir = tempfile::tempdir().unwrap();
+        let write = || {
+            let mut log = LogFile::begin(dir.path()).unwrap();
+            let mut chain = Chain::new("local".parse().unwrap(), "boot", Tip::START);
+            for _ in 0..LINES {
+                let made = chain.next(wall_clock(), &Entry::new("seal", Phase::Done)).unwrap();
+                log.append(&made.bytes, made.tip.seq).unwrap();
+                chain.advance(&made);
+                log.rotate().unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(write);
+            let mut last = 0;
+            while last < LINES {
+                let page = match page(dir.path(), last) {
+                    Err(_) if !writer.is_finished() => continue,
+                    page => page.unwrap(),
+                };
+                let numbers: Vec<u64> = page.entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
+                assert_eq!(numbers, (last + 1..).take(numbers.len()).collect::<Vec<_>>());
+                last = page.last;
+            }
+        });
+    }
 }

@@ -131,6 +131,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fault_27_sectors_that_a_power_cut_left_out_of_the_last_write_are_cut_off_with_what_is_behind_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new("local".parse().unwrap(), "boot", Tip::START);
+        let mut ends = vec![0];
+        let mut bytes = Vec::new();
+        for _ in 0..8 {
+            let made = chain.next(wall_clock(), &Entry::new("seal", Phase::Done)).unwrap();
+            chain.advance(&made);
+            bytes.extend_from_slice(&made.bytes);
+            ends.push(bytes.len());
+        }
+        // Of the lines from the fourth on each sector is there or not.
+        for missing in (ends[3]..bytes.len()).step_by(100) {
+            let mut torn = bytes.clone();
+            torn[missing..(missing + 512).min(bytes.len())].fill(0);
+            fs::write(dir.path().join(NAME), &torn).unwrap();
+            let found = recover(dir.path()).unwrap();
+            let good = ends.iter().rposition(|end| *end <= missing).unwrap();
+            assert_eq!((found.tip.seq, found.flaw), (good as u64, None), "{missing}");
+            assert_eq!(found.torn, (bytes.len() - ends[good]) as u64);
+            assert_eq!(fs::read(dir.path().join(NAME)).unwrap(), bytes[..ends[good]]);
+        }
+    }
+
+    #[test]
     fn an_intent_before_a_rotation_is_settled_by_the_start_after_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut chain = Chain::new("local".parse().unwrap(), "boot", Tip::START);

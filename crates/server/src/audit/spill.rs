@@ -2,7 +2,7 @@
 //! into the audit log once that works again.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::IpAddr,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -30,7 +30,7 @@ const STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// Records that are not in the log yet.
 pub(super) struct Spills {
-    waiting: Mutex<VecDeque<Spilled>>,
+    waiting: Mutex<Waiting>,
     /// Whether the store may hold some.
     in_store: AtomicBool,
     stored: AtomicUsize,
@@ -41,6 +41,13 @@ impl Default for Spills {
         // An earlier boot may have left some.
         Self { waiting: Mutex::default(), in_store: AtomicBool::new(true), stored: AtomicUsize::new(0) }
     }
+}
+
+#[derive(Default)]
+struct Waiting {
+    records: VecDeque<Spilled>,
+    /// What was spilled, or will be, and stands in the log after all: its copy goes nowhere.
+    written: BTreeSet<Uuid>,
 }
 
 /// A record as it is kept meanwhile.
@@ -61,10 +68,10 @@ struct Spilled {
 }
 
 impl Spilled {
-    fn new(entry: &Entry, cause: &str) -> Result<Self, serde_json::Error> {
+    fn new(entry: &Entry, id: Uuid, cause: &str) -> Result<Self, serde_json::Error> {
         let mut record = serde_json::to_value(entry)?;
         if let Json::Object(fields) = &mut record {
-            fields.insert("id".into(), json!(Uuid::now_v7()));
+            fields.insert("id".into(), json!(id));
             fields.insert("at".into(), json!(wall_clock()));
             fields.insert("cause".into(), json!(cause));
         }
@@ -91,18 +98,40 @@ impl Spilled {
 }
 
 impl Spills {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Spilled>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A record that took too long is in the log.
+    pub(super) fn written_after_all(&self, id: Uuid) {
+        let mut waiting = self.waiting();
+        let before = waiting.records.len();
+        waiting.records.retain(|spilled| spilled.id != id);
+        // It is in the store, or on its way here or from here.
+        if waiting.records.len() == before {
+            waiting.written.insert(id);
+            if waiting.written.len() > MEMORY_MAX + STORE_MAX {
+                waiting.written.pop_first();
+            }
+        }
+    }
+
+    /// Whether this record is in the log already. Asked once of each.
+    pub(super) fn is_written(&self, id: Uuid) -> bool {
+        self.waiting().written.remove(&id)
+    }
+
     /// Says it in the system's log at once; the rest is done in [`keep`].
-    pub(super) fn spill(&self, entry: &Entry, cause: &str) {
-        let Ok(spilled) = Spilled::new(entry, cause) else { return };
+    pub(super) fn spill(&self, entry: &Entry, id: Uuid, cause: &str) {
+        if self.is_written(id) {
+            return;
+        }
+        let Ok(spilled) = Spilled::new(entry, id, cause) else { return };
         let record = serde_json::to_string(&spilled).unwrap_or_default();
         tracing::warn!(audit_spill = true, record, "a record could not be written to the audit log");
         let mut waiting = self.waiting();
-        if waiting.len() < MEMORY_MAX {
-            waiting.push_back(spilled);
+        if waiting.records.len() < MEMORY_MAX {
+            waiting.records.push_back(spilled);
         }
     }
 }
@@ -119,7 +148,7 @@ pub(super) async fn keep(audit: &Audit, metadata: &dyn Metadata) {
     let spills = &audit.shared.spills;
     while let Some(spilled) = next(spills) {
         if !written(audit, spilled.clone()).await {
-            spills.waiting().push_front(spilled);
+            spills.waiting().records.push_front(spilled);
             return;
         }
     }
@@ -139,11 +168,12 @@ pub(super) async fn keep(audit: &Audit, metadata: &dyn Metadata) {
 /// Whether nothing is left to be done with a record. What can be no line stands in the system's log alone; what is
 /// only not written now waits for the next round.
 async fn written(audit: &Audit, spilled: Spilled) -> bool {
-    matches!(audit.record(spilled.entry()).await, Ok(_) | Err(Refusal::Never(_)))
+    let id = spilled.id;
+    matches!(audit.record(spilled.entry(), Some(id)).await, Ok(_) | Err(Refusal::Never(_)))
 }
 
 fn next(spills: &Spills) -> Option<Spilled> {
-    spills.waiting().pop_front()
+    spills.waiting().records.pop_front()
 }
 
 async fn store(audit: &Audit, metadata: &dyn Metadata) {
@@ -159,7 +189,7 @@ async fn store(audit: &Audit, metadata: &dyn Metadata) {
         // It may have got there for all we know.
         spills.in_store.store(true, Ordering::Relaxed);
         if !matches!(stored, Ok(Ok(_))) {
-            spills.waiting().push_front(spilled);
+            spills.waiting().records.push_front(spilled);
             return;
         }
         spills.stored.fetch_add(1, Ordering::Relaxed);
@@ -190,20 +220,20 @@ mod tests {
         let audit = Audit::new(dir.path().into(), "local".parse().unwrap(), 1 << 20);
         let (spills, entry) = (&audit.shared.spills, |event: &str| Entry::new(event, Phase::Done));
         // While it fails, into the store.
-        spills.spill(&entry("seal"), "it fails");
+        spills.spill(&entry("seal"), Uuid::now_v7(), "it fails");
         keep(&audit, &*store).await;
         let stored = async || store.list(&prefix(&audit)).await.unwrap().len();
         assert_eq!(stored().await, 1);
-        assert_eq!(spills.waiting().len(), 0);
+        assert_eq!(spills.waiting().records.len(), 0);
         // It works, and its queue is full: nothing says why it would fail.
         audit.shared.works();
-        spills.spill(&entry("activate"), "it fails");
-        spills.spill(&entry("not a word"), "it fails");
+        spills.spill(&entry("activate"), Uuid::now_v7(), "it fails");
+        spills.spill(&entry("not a word"), Uuid::now_v7(), "it fails");
         (0..QUEUE_MAX).for_each(|_| audit.note(entry("noted")));
         assert_eq!((audit.cause(), audit.require(entry("one-more")).await), (None, Err(FULL.into())));
         keep(&audit, &*store).await;
         assert_eq!(stored().await, 1, "nothing is thrown away");
-        assert_eq!(spills.waiting().len(), 2, "nothing is thrown away");
+        assert_eq!(spills.waiting().records.len(), 2, "nothing is thrown away");
         // It is written again.
         audit.begin(None, Map::new()).await;
         while spills.in_store.load(Ordering::Relaxed) {
@@ -211,7 +241,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(stored().await, 0);
-        assert_eq!(spills.waiting().len(), 0);
+        assert_eq!(spills.waiting().records.len(), 0);
         let log = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
         let spilled: Vec<Json> = log
             .lines()

@@ -15,6 +15,7 @@ use keymoot_types::{
 };
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::{
     Refusal, Shared,
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const READ_BACK_EVERY: u32 = 10;
 /// Lines of one write.
 const GROUP_MAX: usize = 128;
-const GROUP_BYTES_MAX: usize = 512 * 1024;
+pub(super) const GROUP_BYTES_MAX: usize = 512 * 1024;
 
 /// What the writer is asked for.
 pub(super) enum Ask {
@@ -48,6 +49,14 @@ pub(super) struct Job {
     pub(super) ask: Ask,
     /// Who waits; nobody for what the daemon notes by itself.
     pub(super) ack: Option<oneshot::Sender<Result<Tip, Refusal>>>,
+    /// Under which it is spilled, where that takes too long.
+    pub(super) spilled_as: Option<Uuid>,
+}
+
+impl Job {
+    pub(super) fn note(entry: Entry) -> Self {
+        Self { ask: Ask::Append(entry), ack: None, spilled_as: None }
+    }
 }
 
 /// What was known when the node started.
@@ -134,6 +143,11 @@ impl Writer {
                 if job.ack.as_ref().is_some_and(oneshot::Sender::is_closed) {
                     continue;
                 }
+                // The copy of one that took too long and was written after all.
+                if job.spilled_as.is_some_and(|id| self.shared.spills.is_written(id)) {
+                    answer(job, Ok(chain.tip()));
+                    continue;
+                }
                 match line(&mut chain, &job.ask) {
                     Ok(line) => {
                         bytes.extend_from_slice(&line.bytes);
@@ -166,11 +180,13 @@ impl Writer {
         for (job, tip) in made {
             let intent = matches!(&job.ask, Ask::Append(entry) if entry.phase() == Phase::Intent);
             let gone = job.ack.is_some_and(|ack| ack.send(Ok(tip)).is_err());
-            if gone && intent {
+            if let Some(id) = job.spilled_as.filter(|_| gone) {
+                self.shared.spills.written_after_all(id);
+            } else if gone && intent {
                 let entry = Entry::new("not-done", Phase::Refused)
                     .fact("intent", tip.seq)
                     .fact("reason", "its record took too long, so nothing was done");
-                abandoned.push(Job { ask: Ask::Append(entry), ack: None });
+                abandoned.push(Job::note(entry));
             }
         }
         if !abandoned.is_empty() {

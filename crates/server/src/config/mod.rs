@@ -2,11 +2,12 @@
 //!
 //! # Layout
 //!
-//! [`Config`] is what was read. `section` walks a table and notes mistakes, `parse` knows the fields, [`report`]
-//! is what was found, `check` looks at what lies outside of the file: modes, certificates, sources.
+//! [`Config`] is what was read. `section` walks a table and notes mistakes, `parse` and `rekey` know the fields,
+//! [`report`] is what was found, `check` looks at what lies outside of the file: modes, certificates, sources.
 
 mod check;
 mod parse;
+mod rekey;
 pub mod report;
 mod secret;
 mod section;
@@ -21,6 +22,7 @@ use std::{
 
 use jiff::Timestamp;
 use keymoot_api::SecretText;
+use keymoot_rekey::Manners;
 use keymoot_storage::source::SourceSpec;
 use keymoot_types::{Digest, KeyName, KeyringName, NodeName};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub memory: Memory,
     /// The audit log's file.
     pub audit: Audit,
+    /// How considerate the jobs of this node are.
+    pub rekey: Manners,
     /// Who may call.
     pub tokens: Vec<Token>,
     /// The declared keys.
@@ -92,6 +96,8 @@ pub struct Cluster {
     pub node: NodeName,
     /// Every member, this node included: for `init` only.
     pub members: Vec<NodeName>,
+    /// Where the others reach its control listener, host:port; by default the address that it listens on.
+    pub address: Option<String>,
 }
 
 /// What a retirement waits for.

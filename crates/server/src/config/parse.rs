@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::uri::Authority;
 use jiff::Timestamp;
 use keymoot_api::SecretText;
 use keymoot_storage::source::SourceSpec;
@@ -15,6 +16,7 @@ use toml::de::DeTable;
 
 use super::{
     Audit, Cluster, Config, Key, Listen, Memory, Operation, Places, Report, Retire, Role, TlsFiles, Token,
+    rekey::rekey,
     section::{At, Reading, Section},
 };
 
@@ -59,6 +61,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
     let retire = retire(root.section("retire"));
     let memory = memory(root.section("memory"));
     let audit = audit(root.section("audit"));
+    let rekey = rekey(root.section("rekey"));
     let keys = keys(&root);
     let tokens = tokens(&root, &keys, places);
     let sources = sources(&root, &keys, places);
@@ -78,6 +81,7 @@ fn root(reading: &Reading<'_>, table: &DeTable<'_>, places: &mut Places) -> Opti
         retire,
         memory,
         audit,
+        rekey,
         tokens,
         keys: keys.into_iter().map(At::value).collect(),
         sources,
@@ -165,6 +169,12 @@ fn address(section: &Section<'_>, schemes: &[&str], places: &mut Places) -> Opti
 fn cluster(section: Option<Section<'_>>) -> Option<Cluster> {
     let node = section.as_ref().and_then(|section| section.parsed::<NodeName>("node"));
     let members = section.as_ref().and_then(|section| section.set::<NodeName>("members", false));
+    let address = section.as_ref().and_then(|section| section.parsed::<Authority>("address"));
+    if let (Some(section), Some(address)) = (&section, &address)
+        && address.value.port_u16().is_none()
+    {
+        section.error(address.line, "`cluster.address` is a host and a port: \"db1.example.com:8201\"");
+    }
     // "local" keeps to the rule of names, so this parses.
     let node = node.map(At::value).or_else(|| "local".parse().ok());
     if let (Some(section), Some(members), Some(node)) = (&section, &members, &node) {
@@ -181,7 +191,8 @@ fn cluster(section: Option<Section<'_>>) -> Option<Cluster> {
         section.finish();
     }
     let node = node?;
-    Some(Cluster { members: members.map_or_else(|| vec![node.clone()], At::value), node })
+    let address = address.map(|address| address.value.to_string());
+    Some(Cluster { members: members.map_or_else(|| vec![node.clone()], At::value), node, address })
 }
 
 fn memory(section: Option<Section<'_>>) -> Memory {
@@ -342,6 +353,11 @@ fn source(section: Section<'_>, keys: &[At<Key>], places: &mut Places) -> Option
     let key = section.required("key", section.parsed::<KeyName>("key"));
     let associated_data = section.parsed::<Template>("associated_data");
     let accept_triggers = section.set::<String>("accept_triggers", false);
+    let throttle_query = section.text("throttle_query");
+    let adopt = section.text("adopt");
+    if let Some(adopt) = adopt.as_ref().filter(|adopt| adopt.value != "plaintext") {
+        section.error(adopt.line, format!("`source.adopt`: {:?} is not \"plaintext\"", adopt.value));
+    }
     if let Some(table) = table
         .as_ref()
         .filter(|table| table.value.split('.').count() > 2 || table.value.split('.').any(str::is_empty))
@@ -370,6 +386,8 @@ fn source(section: Section<'_>, keys: &[At<Key>], places: &mut Places) -> Option
         key: key?.value,
         associated_data: associated_data.map(At::value).unwrap_or_default(),
         accept_triggers: accept_triggers.map(At::value).unwrap_or_default(),
+        adopt: adopt.is_some(),
+        throttle_query: throttle_query.map(|query| query.value.to_owned()),
     })
 }
 

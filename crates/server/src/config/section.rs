@@ -205,16 +205,26 @@ impl<'a> Section<'a> {
 
     /// A number of bytes, at least `least`.
     pub(super) fn bytes(&self, field: &'static str, least: u64) -> Option<At<u64>> {
+        self.integer(field, "a number of bytes", least, u64::MAX)
+    }
+
+    /// A whole number from `least` to `most`.
+    pub(super) fn number(&self, field: &'static str, least: u64, most: u64) -> Option<At<u64>> {
+        self.integer(field, "a number", least, most)
+    }
+
+    fn integer(&self, field: &'static str, what: &str, least: u64, most: u64) -> Option<At<u64>> {
         let At { value, line } = self.field(field)?;
         let DeValue::Integer(number) = value else {
-            self.wrong_type(line, field, "a number of bytes", value);
+            self.wrong_type(line, field, what, value);
             return None;
         };
-        let bytes = u64::from_str_radix(number.as_str(), number.radix())
+        let at_most = if most == u64::MAX { String::new() } else { format!(" and at most {most}") };
+        let parsed = u64::from_str_radix(number.as_str(), number.radix())
             .ok()
-            .filter(|bytes| *bytes >= least)
-            .ok_or_else(|| format!("{number} is not a number of bytes, at least {least}"));
-        self.checked(field, line, bytes)
+            .filter(|parsed| (least..=most).contains(parsed))
+            .ok_or_else(|| format!("{number} is not {what}, at least {least}{at_most}"));
+        self.checked(field, line, parsed)
     }
 
     /// Such as `24h`.

@@ -28,6 +28,9 @@ use crate::{
     http::{auth::Access, problem::json_response},
 };
 
+/// The interface as a document.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
+
 /// 422 when any part was refused. The log hears of it while its address has allowance.
 fn parts(answer: &impl Serialize, rejected: &[RejectedPart], from: Option<IpAddr>, in_allowance: bool) -> Answer {
     for part in rejected.iter().filter(|_| in_allowance) {
@@ -87,6 +90,9 @@ fn probes(table: Table) -> Table {
             let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             Ok(json_response(status, &answer))
         })
+        .add(&routes::OPENAPI, async |_: Call<Nothing>| {
+            Ok(([(CONTENT_TYPE, "application/json")], OPENAPI).into_response())
+        })
         .add_with_state(&routes::METRICS, async |state: ControlState, call: Call<Nothing>| {
             if call.node.config.load().listen.metrics_token && call.caller.is_none() {
                 return Err(Problem::new(ErrorCode::Unauthenticated, "metrics need a token here"));
@@ -130,7 +136,8 @@ fn rotation(table: Table) -> Table {
         })
         .add(&routes::VERSION_RETIRE, async |call: Call<_>| {
             let version = call.version()?;
-            ok(&call.node.retire(version, call.body).await?)
+            let by = call.caller_name().to_owned();
+            ok(&call.node.retire(version, call.body, &by).await?)
         })
         .add(&routes::VERSION_RESTORE, async |call: Call<_>| {
             let version = call.version()?;

@@ -42,6 +42,7 @@ use crate::{
         shed::Shed,
     },
     serving::Serving,
+    telemetry::Foreground,
 };
 
 /// Longer bodies are worked on beside the runtime, which would otherwise stand still for milliseconds.
@@ -61,15 +62,21 @@ struct Inner {
     /// As many long bodies are worked on at once as there are processors.
     long: Semaphore,
     meters: [Meter; 5],
+    foreground: Arc<Foreground>,
 }
 
 impl DataState {
     /// Reads the two snapshots anew for every request.
-    pub fn new(access: Arc<ArcSwap<Access>>, serving: Arc<ArcSwap<Serving>>, shed: Shed) -> Self {
+    pub fn new(
+        access: Arc<ArcSwap<Access>>,
+        serving: Arc<ArcSwap<Serving>>,
+        shed: Shed,
+        foreground: Arc<Foreground>,
+    ) -> Self {
         let bodies = BodyReader::new(DATA_BODY_TIMEOUT);
         let long = Semaphore::new(available_parallelism().map_or(1, NonZero::get));
         let meters = Call::ALL.map(Meter::new);
-        Self { inner: Arc::new(Inner { serving, access, shed, long, meters }), bodies }
+        Self { inner: Arc::new(Inner { serving, access, shed, long, meters, foreground }), bodies }
     }
 
     /// Gives bodies another time to arrive.
@@ -159,7 +166,7 @@ async fn answer(
 ) -> Response {
     let started = Instant::now();
     let judged = match key {
-        Ok(Path(key)) => judge(call, state.clone(), &key, request).await,
+        Ok(Path(key)) => judge(call, state.clone(), &key, request, started).await,
         Err(_) => Err(Problem::new(ErrorCode::BadRequest, "the key's name in the address is not UTF-8")),
     };
     let response = judged.unwrap_or_else(problem_response);
@@ -169,7 +176,13 @@ async fn answer(
     response
 }
 
-async fn judge(call: Call, state: DataState, name: &str, request: Request) -> Result<Response, Problem> {
+async fn judge(
+    call: Call,
+    state: DataState,
+    name: &str,
+    request: Request,
+    started: Instant,
+) -> Result<Response, Problem> {
     let inner = &state.inner;
     let (head, body) = request.into_parts();
     let mut admitted = match admit(inner, call, name, &head.headers) {
@@ -183,7 +196,11 @@ async fn judge(call: Call, state: DataState, name: &str, request: Request) -> Re
     // Only now: the body may have taken long.
     let serving = inner.serving.load_full();
     if body.len() <= INLINE_BYTES_MAX {
-        return call.run(&serving, serving.key(name)?, &body);
+        let judged = call.run(&serving, serving.key(name)?, &body);
+        if call == Call::Decrypt {
+            inner.foreground.took(started.elapsed());
+        }
+        return judged;
     }
     let _turn = inner.long.acquire().await.map_err(|_| stopped())?;
     let key = serving.key(name)?.clone();

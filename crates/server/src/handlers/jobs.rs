@@ -11,16 +11,17 @@ use keymoot_api::{
     Problem,
     census::CensusRequest,
     rekey::{
-        Job, JobAnswer, JobState as ShownState, JobsAnswer, LimitsRequest, PauseRequest, QuarantineAnswer,
-        QuarantinedRow, RekeyRequest, Setting, SourceProgress,
+        Job, JobAnswer, JobState as ShownState, JobsAnswer, Limits, LimitsRequest, PauseRequest, PlanAnswer,
+        PlanRequest, QuarantineAnswer, QuarantinedRow, RekeyRequest, Setting, SourceProgress,
     },
     routes,
     upkeep::Nothing,
 };
-use keymoot_rekey::{JobId, JobState, JobView, JobsError, Start, limits::LimitsPatch};
-use keymoot_types::ErrorCode;
+use keymoot_rekey::{JobId, JobState, JobView, Start, limits::LimitsPatch};
+use keymoot_types::{ErrorCode, SourceName};
 
 use super::table::{Answer, Call, Table, accepted, ok};
+use crate::node::jobs_problem;
 
 /// Events come no faster than this.
 const EVENT_EVERY: Duration = Duration::from_millis(500);
@@ -34,36 +35,40 @@ pub(super) fn routes(table: Table) -> Table {
             let wish =
                 Start { sources: call.body.sources, dry_run: call.body.dry_run, limits: LimitsPatch::default() };
             call.node.unlocked().await?;
-            accepted(&brief(call.node.jobs.start(wish).await.map_err(problem)?))
+            accepted(&brief(call.node.jobs.start(wish).await.map_err(jobs_problem)?))
+        })
+        .add(&routes::REKEY_PLAN, async |call: Call<PlanRequest>| {
+            let sources = call.node.jobs.plan(call.body.sources).await.map_err(jobs_problem)?;
+            ok(&PlanAnswer { sources })
         })
         .add(&routes::REKEY_LIST, async |call: Call<Nothing>| {
             let mut jobs: Vec<Job> =
-                call.node.jobs.list().await.map_err(problem)?.into_iter().map(shown).collect();
+                call.node.jobs.list().await.map_err(jobs_problem)?.into_iter().map(shown).collect();
             jobs.sort_by(|a, b| b.id.cmp(&a.id));
             ok(&JobsAnswer { newest: jobs.first().cloned(), jobs })
         })
         .add(&routes::REKEY_JOB, async |call: Call<Nothing>| {
-            ok(&shown(call.node.jobs.view(id(&call)?).await.map_err(problem)?))
+            ok(&shown(call.node.jobs.view(id(&call)?).await.map_err(jobs_problem)?))
         })
         .add(&routes::REKEY_EVENTS, events)
         .add(&routes::REKEY_PAUSE, async |call: Call<PauseRequest>| {
             let time = call.body.duration.map(Duration::from);
-            ok(&brief(call.node.jobs.pause(id(&call)?, time).await.map_err(problem)?))
+            ok(&brief(call.node.jobs.pause(id(&call)?, time).await.map_err(jobs_problem)?))
         })
         .add(&routes::REKEY_RESUME, async |call: Call<Nothing>| {
-            ok(&brief(call.node.jobs.resume(id(&call)?).await.map_err(problem)?))
+            ok(&brief(call.node.jobs.resume(id(&call)?).await.map_err(jobs_problem)?))
         })
         .add(&routes::REKEY_CANCEL, async |call: Call<Nothing>| {
-            ok(&brief(call.node.jobs.cancel(id(&call)?).await.map_err(problem)?))
+            ok(&brief(call.node.jobs.cancel(id(&call)?).await.map_err(jobs_problem)?))
         })
         .add(&routes::REKEY_LIMITS, async |call: Call<LimitsRequest>| {
             let patch = patch(&call.body)?;
-            ok(&shown(call.node.jobs.set(id(&call)?, patch).await.map_err(problem)?))
+            ok(&shown(call.node.jobs.set(id(&call)?, patch).await.map_err(jobs_problem)?))
         })
         .add(&routes::REKEY_QUARANTINE, async |call: Call<Nothing>| {
-            let after = after(&call.query)?;
-            let id = id(&call)?;
-            let page = call.node.jobs.quarantine(id, after.as_deref(), PAGE_ROWS).await.map_err(problem)?;
+            let (source, after) = page(&call.query)?;
+            let page = call.node.jobs.quarantine_of(id(&call)?, source.as_ref(), after.as_deref(), PAGE_ROWS);
+            let page = page.await.map_err(jobs_problem)?;
             let rows = page.rows.into_iter().map(|row| QuarantinedRow {
                 source: row.source,
                 id: row.id,
@@ -73,7 +78,7 @@ pub(super) fn routes(table: Table) -> Table {
             ok(&QuarantineAnswer { rows: rows.collect(), next: page.next })
         })
         .add(&routes::REKEY_QUARANTINE_RETRY, async |call: Call<Nothing>| {
-            ok(&brief(call.node.jobs.retry(id(&call)?).await.map_err(problem)?))
+            ok(&brief(call.node.jobs.retry(id(&call)?).await.map_err(jobs_problem)?))
         })
         .add(&routes::CENSUS_START, async |call: Call<CensusRequest>| {
             accepted(&call.node.start_census(call.body.sources).await?)
@@ -85,7 +90,7 @@ pub(super) fn routes(table: Table) -> Table {
 async fn events(call: Call<Nothing>) -> Answer {
     let id = id(&call)?;
     let jobs = call.node.jobs.clone();
-    jobs.view(id).await.map_err(problem)?;
+    jobs.view(id).await.map_err(jobs_problem)?;
     let stop = call.node.stop.clone();
     let changes = jobs.subscribe();
     let stream = stream::unfold((jobs, changes, stop, false), move |(jobs, mut changes, stop, over)| async move {
@@ -113,25 +118,20 @@ fn id<T>(call: &Call<T>) -> Result<JobId, Problem> {
         .map_err(|_| Problem::new(ErrorCode::NotFound, "there is no such rekey job: its id is a UUID"))
 }
 
-/// `?after=…`, the only parameter that there is. What it holds never needs to be percent-encoded.
-fn after(query: &str) -> Result<Option<String>, Problem> {
-    match query.split_once('=') {
-        None if query.is_empty() => Ok(None),
-        Some(("after", mark)) if !mark.contains('&') => Ok(Some(mark.to_owned())),
-        _ => Err(Problem::new(ErrorCode::BadRequest, "the only parameter here is `after`")),
-    }
-}
-
-fn problem(error: JobsError) -> Problem {
-    let code = match &error {
-        JobsError::NotFound(_) => ErrorCode::NotFound,
-        JobsError::UnknownSource(_) | JobsError::NoSource | JobsError::Limits(_) | JobsError::PageMark => {
-            ErrorCode::BadRequest
+/// `?source=…&after=…`, all the parameters that there are. What they hold never needs to be percent-encoded.
+fn page(query: &str) -> Result<(Option<SourceName>, Option<String>), Problem> {
+    let wrong = |text: &str| Problem::new(ErrorCode::BadRequest, text);
+    let (mut source, mut after) = (None, None);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("after", mark)) if after.is_none() => after = Some(mark.to_owned()),
+            Some(("source", name)) if source.is_none() => {
+                source = Some(name.parse().map_err(|_| wrong("`source` is no name of a source"))?);
+            }
+            _ => return Err(wrong("the parameters here are `source` and `after`, each once")),
         }
-        JobsError::Busy { .. } | JobsError::State(_) => ErrorCode::Conflict,
-        JobsError::Metadata(_) => ErrorCode::StoreUnavailable,
-    };
-    Problem::new(code, error.to_string())
+    }
+    Ok((source, after))
 }
 
 fn patch(request: &LimitsRequest) -> Result<LimitsPatch, Problem> {
@@ -181,6 +181,12 @@ fn shown(view: JobView) -> Job {
         ended_at: view.ended_at,
         throttled: view.throttled,
         reason: view.reason,
+        paused_until: view.paused_until,
+        limits: Limits {
+            max_rows_per_second: view.limits.max_rows_per_second.map(u64::from),
+            nice_ratio: view.limits.nice_ratio,
+            concurrency: view.limits.concurrency.map(u32::from),
+        },
         sources: view
             .sources
             .into_iter()
@@ -190,6 +196,7 @@ fn shown(view: JobView) -> Job {
                 total_exact: source.total_exact && source.total.is_some(),
                 scanned: source.scanned,
                 rekeyed: source.rekeyed,
+                adopted: source.adopted,
                 current: source.current,
                 null: source.null,
                 empty: source.empty,
@@ -198,6 +205,10 @@ fn shown(view: JobView) -> Job {
                 conflicts: source.conflicts,
                 rows_per_second: source.rows_per_second,
                 eta_seconds: source.eta_seconds,
+                throttled_by: source.throttled.as_ref().map(|throttle| throttle.node.clone()),
+                throttled_since: source.throttled.as_ref().map(|throttle| throttle.since),
+                throttled: source.throttled.map(|throttle| throttle.reason),
+                failed: source.failed,
             })
             .collect(),
     }

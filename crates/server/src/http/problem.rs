@@ -14,7 +14,7 @@ use http::{
 use keymoot_api::{Problem, problem::MEDIA_TYPE};
 use keymoot_types::{ErrorCode, Verdict, verdict::VERDICT_HEADER};
 use serde::Serialize;
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
 /// The header of the verdict.
 pub const VERDICT: HeaderName = HeaderName::from_static(VERDICT_HEADER);
@@ -84,10 +84,25 @@ pub fn json_response(status: StatusCode, answer: &impl Serialize) -> Response {
     json(status, answer, None, ANSWER_BYTES)
 }
 
+/// An answer, in which plaintexts and packages may stand: wiped when it was sent. Only as far as it was written, for the
+/// room behind that is as much again.
+struct Written(Vec<u8>);
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
 fn json(status: StatusCode, answer: &impl Serialize, verdict: Option<Verdict>, bytes: usize) -> Response {
-    // Plaintexts and packages stand in answers: the buffer is wiped when it was sent.
-    let mut body = Zeroizing::new(Vec::with_capacity(bytes));
-    let written = serde_json::to_writer(&mut *body, answer);
+    let mut body = Written(Vec::with_capacity(bytes));
+    let written = serde_json::to_writer(&mut body.0, answer);
     let mut response = Response::new(Body::from(Bytes::from_owner(body)));
     *response.status_mut() = status;
     if written.is_err() {

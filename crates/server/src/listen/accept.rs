@@ -21,12 +21,13 @@ use hyper_util::{
 };
 use keymoot_api::routes;
 use metrics::{Counter, Gauge, counter, gauge};
+use rustls::{ServerConfig, server::Acceptor};
 use tokio::{net::TcpStream, sync::Notify, time::timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
-use super::{Bound, Limits, TlsHandle, room::Room};
+use super::{Beside, Bound, Limits, TlsHandle, room::Room};
 use crate::memory::WipingStack;
 
 /// When the process is out of file descriptors, some come back in this time.
@@ -52,9 +53,22 @@ pub struct Peer(pub SocketAddr);
 
 /// Serves until `stop`, and then until open requests are answered or the drain time is over.
 pub async fn serve(bound: Bound, tls: TlsHandle, router: Router, limits: Limits, stop: CancellationToken) {
+    serve_beside(bound, tls, router, limits, stop, None).await;
+}
+
+/// The same, and perhaps another protocol on the same address.
+pub async fn serve_beside(
+    bound: Bound,
+    tls: TlsHandle,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+    beside: Option<Beside>,
+) {
     let connection = Arc::new(Connection {
         http: http(&limits),
         router,
+        beside,
         limits,
         stop: stop.clone(),
         open: gauge!("keymoot_connections", "listener" => limits.name),
@@ -80,12 +94,12 @@ pub async fn serve(bound: Bound, tls: TlsHandle, router: Router, limits: Limits,
             () = stop.cancelled() => break,
             place = room.enter(peer.ip()) => place,
         };
-        let acceptor = TlsAcceptor::from(tls.load_full());
+        let tls = tls.load_full();
         let connection = connection.clone();
         tasks.spawn(async move {
             tokio::select! {
                 () = place.ended() => connection.crowded_out.increment(1),
-                () = connection.run(stream, peer, acceptor) => {}
+                () = connection.run(stream, peer, tls) => {}
             }
         });
     }
@@ -134,6 +148,7 @@ fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
 struct Connection {
     http: auto::Builder<TokioExecutor>,
     router: Router,
+    beside: Option<Beside>,
     limits: Limits,
     stop: CancellationToken,
     open: Gauge,
@@ -142,12 +157,27 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(&self, stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) {
+    /// Ends with what the client asked for: HTTP, or what is served beside it.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        tls: Arc<ServerConfig>,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<&Beside>)> {
+        let Some(beside) = &self.beside else {
+            return Ok((TlsAcceptor::from(tls).accept(stream).await?, None));
+        };
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let wanted = hello.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == beside.alpn));
+        let stream = hello.into_stream(if wanted { beside.tls.clone() } else { tls }).await?;
+        Ok((stream, wanted.then_some(beside)))
+    }
+
+    async fn run(&self, stream: TcpStream, peer: SocketAddr, tls: Arc<ServerConfig>) {
         let _open = Open::new(&self.open);
         // Answers are small and whole: waiting to fill a packet only delays them. An error here is one there too.
         stream.set_nodelay(true).ok();
-        let handshake = timeout(self.limits.handshake_timeout, acceptor.accept(stream));
-        let stream = tokio::select! {
+        let handshake = timeout(self.limits.handshake_timeout, self.handshake(stream, tls));
+        let (stream, beside) = tokio::select! {
             () = self.stop.cancelled() => return,
             stream = handshake => match stream {
                 Ok(Ok(stream)) => stream,
@@ -155,6 +185,9 @@ impl Connection {
                 Ok(Err(_)) | Err(_) => return self.failed.increment(1),
             },
         };
+        if let Some(beside) = beside {
+            return (beside.serve)(stream, peer).await;
+        }
         let peer = self.limits.peer.then_some(Peer(peer));
         let router = &self.router;
         let asked = AtomicBool::new(false);
@@ -191,6 +224,8 @@ impl Connection {
         };
         // What goes wrong from here on the client sees, or has caused.
         tokio::select! {
+            // First: what came while this process was held up is read before its client is called silent.
+            biased;
             ended = connection.as_mut() => drop(ended),
             () = silent => {}
             // The buffers of a connection live as long as it does, and with them what was read and written.

@@ -19,12 +19,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::server::TlsStream;
 
 pub use self::{
-    accept::{Peer, serve},
+    accept::{Peer, serve, serve_beside},
     tls::TlsError,
 };
 use crate::config::Config;
@@ -114,6 +116,20 @@ impl Bound {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Serves one connection that is not of HTTP.
+pub type ServeStream = dyn Fn(TlsStream<TcpStream>, SocketAddr) -> BoxFuture<'static, ()> + Send + Sync;
+
+/// A protocol beside HTTP on the same listener, with TLS of its own. A client asks for it by its ALPN name.
+#[derive(Clone)]
+pub struct Beside {
+    /// The name.
+    pub alpn: &'static [u8],
+    /// Its TLS.
+    pub tls: Arc<ServerConfig>,
+    /// What is done with a connection; it ends in time by itself.
+    pub serve: Arc<ServeStream>,
 }
 
 /// TLS settings that the next handshake uses.

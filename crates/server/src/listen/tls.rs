@@ -1,10 +1,8 @@
 //! Certificates and keys: from files, or a self-signed pair for a node on loopback.
 
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
+    fmt, fs,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +16,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use zeroize::Zeroizing;
 
-use crate::config::{Config, TlsFiles};
+use crate::{
+    config::{Config, TlsFiles},
+    durable,
+};
 
 /// Names of a node that nobody but itself talks to.
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -158,31 +159,14 @@ fn self_signed(config: &Config) -> Result<Arc<CertifiedKey>, TlsError> {
     read_pair(&files)
 }
 
-fn make_self_signed(data_dir: &Path, files: &TlsFiles) -> Result<(), TlsError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
-        .map_err(|error| file_error(data_dir, error))?;
+/// Makes a pair for loopback, in files of mode 0600.
+pub(crate) fn make_self_signed(data_dir: &Path, files: &TlsFiles) -> Result<(), TlsError> {
+    durable::create_dir(data_dir).map_err(|error| file_error(data_dir, error))?;
     let made = rcgen::generate_simple_self_signed(LOOPBACK_NAMES.map(String::from)).map_err(refused)?;
     // The key first: a crash in between leaves no certificate, and both are made again.
-    write_private(&files.key, Zeroizing::new(made.signing_key.serialize_pem()).as_bytes())?;
-    write_private(&files.cert, made.cert.pem().as_bytes())
-}
-
-/// Written beside and renamed, so that no reader sees half of it; mode 0600 from the first byte.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
-    let beside = path.with_extension("new");
-    let write = || {
-        // What a crash left there may have another mode.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
+    let write = |path: &Path, bytes: &[u8]| {
+        durable::replace(path, |file| file.write_all(bytes)).map_err(|error| file_error(path, error))
     };
-    write().map_err(|error| file_error(path, error))
+    write(&files.key, Zeroizing::new(made.signing_key.serialize_pem()).as_bytes())?;
+    write(&files.cert, made.cert.pem().as_bytes())
 }

@@ -4,13 +4,17 @@
 use keymoot_api::{
     Problem,
     init::HolderSpec,
-    rotate::{ImportRequest, RequestBody, ReshareRequest, RetireOverrideRequest, StageRequest},
+    rotate::{ImportRequest, ReleaseRequest, RequestBody, ReshareRequest, RetireOverrideRequest, StageRequest},
 };
 use keymoot_quorum::reshare;
-use keymoot_types::{HolderName, KeyVersion, KeyringId, Manifest, VersionState, manifest::VersionRecord};
+use keymoot_rekey::Sources as _;
+use keymoot_types::{
+    Digest, HolderName, KeyName, KeyVersion, KeyringId, Manifest, SourceName, VersionState,
+    manifest::VersionRecord,
+};
 use serde::Serialize;
 
-use super::{Core, Node, bad_request, conflict, import, init};
+use super::{Core, Node, bad_request, conflict, import, init, window::WindowAsked};
 
 /// The longest reason; it is shown to every holder.
 const REASON_CHARS_MAX: usize = 1000;
@@ -44,6 +48,21 @@ pub(super) enum What {
     Import(ImportRequest),
     /// Retire without evidence.
     RetireOverride(RetireOverrideRequest),
+    /// Restarted members get the keys from an unlocked one.
+    Window(WindowAsked),
+    /// Write the values of a source in clear again.
+    Release(ReleasedColumn),
+}
+
+/// The column that is to be in clear: another one under its name is not.
+#[derive(Debug, Serialize)]
+pub(super) struct ReleasedColumn {
+    pub(super) source: SourceName,
+    table: String,
+    column: String,
+    key: KeyName,
+    /// Of the whole declaration, without its credentials.
+    pub(super) declaration: Digest,
 }
 
 /// Who is to hold a version from now on.
@@ -66,13 +85,15 @@ impl What {
             Self::Replace(_) => "replace",
             Self::Import(_) => "import",
             Self::RetireOverride(_) => "retire-override",
+            Self::Window(_) => "window",
+            Self::Release(_) => "release",
         }
     }
 
-    /// The version that it is about; a stage has none yet.
+    /// The version that it is about; a stage has none yet, and a release is about no version.
     pub(super) fn version(&self) -> Option<KeyVersion> {
         match self {
-            Self::Stage { .. } => None,
+            Self::Stage { .. } | Self::Window(_) | Self::Release(_) => None,
             Self::Reshare(new) | Self::Replace(new) => Some(new.version),
             Self::Import(import) => Some(import.version),
             Self::RetireOverride(retire) => Some(retire.version),
@@ -84,7 +105,7 @@ impl What {
         match self {
             Self::Stage { holders, .. } => holders,
             Self::Reshare(new) | Self::Replace(new) => &new.holders,
-            Self::Import(_) | Self::RetireOverride(_) => &[],
+            Self::Import(_) | Self::RetireOverride(_) | Self::Window(_) | Self::Release(_) => &[],
         }
     }
 
@@ -93,7 +114,7 @@ impl What {
         match self {
             Self::Stage { threshold, .. } => Some(*threshold),
             Self::Reshare(new) | Self::Replace(new) => Some(new.threshold),
-            Self::Import(_) | Self::RetireOverride(_) => None,
+            Self::Import(_) | Self::RetireOverride(_) | Self::Window(_) | Self::Release(_) => None,
         }
     }
 }
@@ -120,9 +141,8 @@ impl Node {
                 Ok(What::Import(asked))
             }
             RequestBody::RetireOverride(asked) => retire_asked(core, asked),
-            RequestBody::Release(_) | RequestBody::Window(_) => {
-                Err(bad_request("this version has no `release` and no `window`"))
-            }
+            RequestBody::Window(asked) => Ok(What::Window(self.window_asked(core, asked)?)),
+            RequestBody::Release(asked) => self.release_asked(manifest, asked),
         }
     }
 
@@ -137,6 +157,34 @@ impl Node {
         let next = self.next_version(core, asked.highest)?;
         let highest = asked.highest.and_then(|_| KeyVersion::new(next.get() - 1).ok());
         Ok(What::Stage { threshold, holders, highest })
+    }
+
+    fn release_asked(&self, manifest: &Manifest, asked: ReleaseRequest) -> Result<What, Problem> {
+        let source = &asked.source;
+        let Some(opened) = self.sources.source(source) else {
+            return Err(bad_request(format!("source {source} is not declared")));
+        };
+        let declared = manifest.declared.sources.iter().find(|declared| declared.name == *source);
+        match declared.map(|declared| declared.released.as_ref()) {
+            None => Err(conflict(format!("source {source} is not in the manifest yet; ask again in a moment"))),
+            Some(Some(release)) => {
+                let at = release.at;
+                let detail = format!(
+                    "source {source} was released at {at}: `keymoot rekey start --source {source}` decrypts what is left"
+                );
+                Err(conflict(detail))
+            }
+            Some(None) => {
+                let spec = opened.spec();
+                Ok(What::Release(ReleasedColumn {
+                    source: spec.name.clone(),
+                    table: spec.table.clone(),
+                    column: spec.column.clone(),
+                    key: spec.key.clone(),
+                    declaration: spec.digest(),
+                }))
+            }
+        }
     }
 
     fn shares_asked(&self, core: &Core, asked: ReshareRequest) -> Result<NewShares, Problem> {

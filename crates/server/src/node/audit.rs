@@ -109,20 +109,23 @@ impl Node {
                     }
                 }
                 if node.audit.checkpoint_due(wanted) {
-                    // A new head takes the place of what the store remembers.
-                    node.compare_audit().await;
-                    node.write_checkpoint().await;
+                    // A new head takes the place of what the store remembers: not before that was compared.
+                    let compared = node.compare_audit().await;
+                    node.write_checkpoint(compared).await;
                 }
             }
         });
     }
 
-    /// Signs the end of the log, writes that into the log and keeps it in the store. A sealed node has no key to.
-    pub(super) async fn write_checkpoint(&self) {
+    /// Signs the end of the log, writes that into the log and, if `keep` says so, keeps it in the store. A sealed node
+    /// has no key to.
+    pub(super) async fn write_checkpoint(&self, keep: bool) {
         for _ in 0..TRIES {
             let Some(signed) = self.signed_head().await else { return };
             if self.audit.checkpoint(signed.clone()).await {
-                self.keep_head(&signed).await;
+                if keep {
+                    self.keep_head(&signed).await;
+                }
                 return;
             }
         }
@@ -144,12 +147,12 @@ impl Node {
         }
     }
 
-    /// Holds what the store remembers against the files: a log that was cut or rebuilt is found by it.
-    async fn compare_audit(&self) {
+    /// Holds what the store remembers against the files: a log that was cut or rebuilt is found by it. Whether it could.
+    pub(super) async fn compare_audit(&self) -> bool {
         if self.audit.cause().is_some() {
-            return;
+            return false;
         }
-        let Ok(stored) = self.stored_head().await else { return };
+        let Ok(stored) = self.stored_head().await else { return false };
         let own = self.audit.signed();
         for signed in [&stored, &own].into_iter().flatten() {
             let (audit, head) = (self.audit.clone(), signed.head.clone());
@@ -168,6 +171,7 @@ impl Node {
             Some(_) => {}
             None => self.audit.remember(stored),
         }
+        true
     }
 
     /// Notes what changed by itself or by a call, whichever it was: keys in memory, states, canaries, divergence.

@@ -2,9 +2,7 @@
 //! copy, and the last good manifest. It may be made beside a running daemon, and is put back where none runs.
 
 use std::{
-    fs::{self, File, OpenOptions},
     io::{self, BufWriter},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -25,6 +23,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    durable,
     occupied::{Occupied, OccupiedError},
 };
 
@@ -128,23 +127,8 @@ pub async fn make(config: &Config) -> Result<Backup, BackupError> {
 /// # Errors
 /// What the system says.
 pub fn write_file(backup: &Backup, path: &Path) -> Result<(), BackupError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    let write = || {
-        // What a crash left there may have another mode.
-        match fs::remove_file(beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-        backup.write(BufWriter::new(&mut file))?;
-        file.sync_all()?;
-        fs::rename(beside, path)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|error| BackupError::Io(path.display().to_string(), error))
+    durable::replace(path, |file| backup.write(BufWriter::new(file)))
+        .map_err(|error| BackupError::Io(path.display().to_string(), error))
 }
 
 /// Puts a backup into the store of this configuration, which must be empty or is to be replaced.

@@ -1,13 +1,14 @@
 //! What a node keeps in `data_dir` besides the metadata store: the last good manifest, and that it was unlocked.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use keymoot_types::manifest::ManifestDocument;
+
+use crate::durable;
 
 /// Longer than a manifest of 255 holders and hundreds of versions.
 const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -67,7 +68,7 @@ impl Files {
 
     /// Writes it atomically: a crash leaves the old one or the new one.
     pub(crate) fn write_last_good(&self, document: &ManifestDocument) -> io::Result<()> {
-        self.write_atomically(&self.manifest(), document.canonical())
+        durable::replace(&self.manifest(), |file| file.write_all(document.canonical()))
     }
 
     /// Whether this keyring was ever unlocked here: from then on `init` is over.
@@ -77,16 +78,8 @@ impl Files {
 
     /// Remembers that it was.
     pub(crate) fn remember_unlocked(&self) -> io::Result<()> {
-        if self.was_unlocked() { Ok(()) } else { self.write_atomically(&self.unlocked(), b"") }
-    }
-
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        // The name itself is durable only once the directory is.
-        File::open(&self.data_dir)?.sync_all()
+        let path = self.unlocked();
+        // A crash may have come between the file and its name.
+        if path.exists() { durable::sync_name(&path) } else { durable::create(&path, b"") }
     }
 }

@@ -83,13 +83,23 @@ impl Node {
         Ok(())
     }
 
-    /// Remembers in both places that this keyring was unlocked: from now on `init` is over.
-    pub(super) async fn remember_unlocked(&self) {
-        if let Err(error) = self.files.remember_unlocked() {
+    /// Remembers in both places that this keyring was unlocked: from now on `init` is over. What fails is done again
+    /// with the next look at the store: forgotten in both, the keyring could be made anew over its values.
+    pub(super) async fn remember_unlocked(&self, core: &mut Core) {
+        if core.remembered {
+            return;
+        }
+        let noted = self.files.remember_unlocked();
+        if let Err(error) = &noted {
             tracing::error!(%error, "could not note that this keyring was unlocked");
         }
-        if let Err(error) = self.metadata.put(UNLOCKED_ONCE, b"").await {
-            tracing::warn!(%error, "could not note in the store that this keyring was unlocked");
+        // A store that is away is asked elsewhere, without the lock.
+        if core.store_away.is_none() {
+            let stored = self.metadata.put(UNLOCKED_ONCE, b"").await;
+            if let Err(error) = &stored {
+                tracing::warn!(%error, "could not note in the store that this keyring was unlocked");
+            }
+            core.remembered = noted.is_ok() && stored.is_ok();
         }
     }
 }

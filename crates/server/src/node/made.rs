@@ -8,16 +8,17 @@ use keymoot_api::{
 };
 use keymoot_keyring::{Validated, stage};
 use keymoot_quorum::{Monotonic, reshare, revise};
+use keymoot_rekey::Start;
 use keymoot_types::{
-    ErrorCode, HolderName, KeyVersion,
+    ErrorCode, HolderName, KeyVersion, SourceName,
     audit::{Entry, Phase},
-    manifest::VersionRecord,
+    manifest::{Release, VersionRecord},
 };
 
 use super::{
     Core, Node,
-    asked::{self, NewShares},
-    conflict, init, internal, wall_clock,
+    asked::{self, NewShares, ReleasedColumn},
+    conflict, init, internal, jobs_problem, wall_clock,
 };
 
 /// How long packages stay in the maker's memory.
@@ -125,6 +126,30 @@ impl Node {
             tracing::info!(version = version.get(), set, "new shares are in force; those before are refused");
         }
         Ok(())
+    }
+
+    /// Records that a source is released, and starts the job that writes its values in clear. The manifest says it and
+    /// the job only does it: without that record no job decrypts anything.
+    pub(super) async fn release(&self, core: &mut Core, asked: &ReleasedColumn) -> Result<(), Problem> {
+        let ReleasedColumn { source, declaration, .. } = asked;
+        self.not_busy_with(source).await?;
+        let mut manifest = revise::next(core.manifest()?);
+        let release = Release { at: wall_clock(), declaration: *declaration };
+        if revise::release(&mut manifest, source, release) {
+            self.publish(core, manifest, &[]).await?;
+        }
+        tracing::warn!(%source, "released: its values become plaintext again, by the holders' consent");
+        let wish = Start { sources: Some(vec![source.clone()]), ..Start::default() };
+        if let Err(error) = self.jobs.start(wish).await {
+            // What was consented to stands; a job that is asked for later does it.
+            tracing::error!(%source, %error, "the job of a release could not be started; `keymoot rekey start` does");
+        }
+        Ok(())
+    }
+
+    /// Whoever works on a source now works on it for something else.
+    pub(super) async fn not_busy_with(&self, source: &SourceName) -> Result<(), Problem> {
+        self.jobs.not_busy_with(source).await.map_err(jobs_problem)
     }
 
     /// Takes up a version that was brought back.

@@ -4,7 +4,8 @@
 //!
 //! [`Node`] holds a [`Core`] behind one lock; services never touch it, they read the [`Serving`] snapshot that
 //! [`Node::rebuild`] swaps whole. One file a ceremony: `init`, `unlock`, `prove`, `request`, `rotate`, `retire`;
-//! `hear` turns wrong parts away before anything waits for them;
+//! `window` and `window_keys` let restarted members in without the holders;
+//! `hear` turns wrong parts away before anything waits for them; `restored` looks whether old values come back;
 //! `chain` follows and extends the manifest, `pulse` does what comes round, `status` says how things stand.
 
 mod asked;
@@ -13,8 +14,10 @@ pub mod backup;
 mod backup_file;
 mod census;
 mod chain;
+mod exclude;
 mod files;
 mod hear;
+mod held;
 pub(crate) mod highest;
 mod import;
 mod init;
@@ -29,14 +32,17 @@ mod record;
 mod rekey;
 mod reload;
 mod request;
+mod restored;
 mod retire;
 mod rotate;
 mod status;
 mod unlock;
+mod window;
+mod window_keys;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -45,22 +51,34 @@ use jiff::Timestamp;
 use keymoot_api::{Problem, status::Sample};
 use keymoot_keyring::Keyring;
 use keymoot_quorum::{
-    Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, members::Members, number::Numbers, revise,
+    Monotonic, Unlock, adopt::Divergence, elapsed::Elapsed, exclude::Exclusions, members::Members,
+    number::Numbers, revise,
 };
-use keymoot_rekey::{Holder, Jobs, Setup};
-use keymoot_storage::metadata::{Metadata, MetadataError};
+use keymoot_rekey::{Holder, Jobs, Released, Setup};
+use keymoot_storage::{
+    bounded::Bounded,
+    metadata::{Metadata, MetadataError},
+};
 use keymoot_types::{
-    Digest, ErrorCode, KeyName, KeyVersion, NodeName, NodeState, VersionState, heartbeat::BootId,
-    manifest::ManifestDocument,
+    Digest, ErrorCode, KeyName, KeyVersion, Manifest, NodeName, NodeState, VersionState,
+    heartbeat::BootId,
+    manifest::{DeclaredSource, ManifestDocument},
 };
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{files::Files, lock::Lock, made::Packages, prove::Proofs, record::Loaded, request::OpenRequest};
+pub(crate) use self::rekey::jobs_problem;
+use self::{
+    files::Files, lock::Lock, made::Packages, prove::Proofs, record::Loaded, request::OpenRequest,
+    restored::FoundAgain, window::WindowState,
+};
 use crate::{
     audit::Audit,
     config::Config,
     http::limit::RefusedParts,
+    peer::Identity,
     serving::{LastUse, Serving, VersionFacts},
+    telemetry::Foreground,
 };
 
 /// The daemon's heart. Handlers call its ceremonies; everything it needs from outside comes in here.
@@ -74,13 +92,18 @@ pub struct Node {
     refused_parts: RefusedParts,
     files: Files,
     pub(crate) audit: Arc<Audit>,
+    /// What other members know this one by.
+    pub(crate) identity: Option<Identity>,
     /// What is known of the other members.
     members: std::sync::Mutex<Members>,
     started: Instant,
     pub(crate) jobs: Jobs,
+    considerate: Arc<rekey::Considerate>,
     sources: Arc<rekey::OpenSources>,
     this: Weak<Self>,
-    census_running: AtomicBool,
+    counting: std::sync::Mutex<census::Counting>,
+    /// Where columns are read and written.
+    columns: Handle,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -98,6 +121,8 @@ pub(crate) struct Core {
     diverged: Option<Divergence>,
     /// Why the store does not answer.
     store_away: Option<String>,
+    /// That the keyring was unlocked is noted on disk and in the store.
+    remembered: bool,
     /// Why the last good manifest could not be read.
     last_good_damaged: Option<String>,
     unlock: Unlock,
@@ -109,6 +134,8 @@ pub(crate) struct Core {
     proofs: Proofs,
     canaries_failed: Vec<(KeyVersion, KeyName)>,
     elapsed: Elapsed,
+    /// Members that activations do not wait for; none until they were read.
+    exclusions: Option<Exclusions>,
     clock_resumed: bool,
     /// Last uses that were recorded before this boot, in service time.
     last_use: BTreeMap<KeyVersion, Duration>,
@@ -116,6 +143,8 @@ pub(crate) struct Core {
     seen: audit::Seen,
     /// What is known of numbers beside the manifest.
     numbers: Numbers,
+    window: WindowState,
+    found_again: FoundAgain,
 }
 
 impl Node {
@@ -125,6 +154,8 @@ impl Node {
         metadata: Arc<dyn Metadata>,
         serving: Arc<ArcSwap<Serving>>,
         last_use: Arc<LastUse>,
+        foreground: Arc<Foreground>,
+        columns: Handle,
     ) -> Arc<Self> {
         let files = Files::new(&config.data_dir);
         let stop = CancellationToken::new();
@@ -132,6 +163,7 @@ impl Node {
         for refused in sources.open(config.source_specs()) {
             tracing::error!(refused, "a source can't be used");
         }
+        let considerate = Arc::new(rekey::Considerate::new(&config, foreground));
         let boot = BootId(uuid::Uuid::new_v4().to_string());
         let jobs = Jobs::new(Setup {
             holder: Holder { node: config.cluster.node.clone(), boot: boot.clone() },
@@ -139,17 +171,25 @@ impl Node {
             keys: Arc::new(rekey::InService(serving.clone())),
             sources: sources.clone(),
             kill_switch: files.kill_switch(),
-            brake: None,
+            brake: Some(considerate.clone()),
             shutdown: stop.clone(),
+            runtime: columns.clone(),
         });
+        // Under the core's lock nobody waits for a silent store; a worker holds no lock and may.
+        let metadata: Arc<dyn Metadata> = Arc::new(Bounded::new(metadata));
         let audit =
             Arc::new(Audit::new(config.data_dir.clone(), config.cluster.node.clone(), config.audit.max_bytes));
+        let identity = Identity::load(&config.data_dir);
+        let identity =
+            identity.inspect_err(|error| tracing::error!(%error, "no part is taken in maintenance windows"));
         let members = std::sync::Mutex::new(Members::new(config.cluster.node.clone(), boot));
         let node = Arc::new_cyclic(|this| Self {
             this: this.clone(),
+            identity: identity.ok(),
             members,
             name: config.cluster.node.clone(),
             jobs,
+            considerate,
             sources,
             config: ArcSwap::from_pointee(config),
             metadata,
@@ -160,7 +200,8 @@ impl Node {
             files,
             audit,
             started: Instant::now(),
-            census_running: AtomicBool::new(false),
+            counting: std::sync::Mutex::default(),
+            columns,
             tasks: TaskTracker::new(),
             stop,
         });
@@ -207,6 +248,7 @@ impl Node {
             primary: Some(manifest.primary),
             versions,
             keys: keys.clone(),
+            released: released(&manifest),
             ..Serving::empty(self.last_use.clone())
         };
         core.canaries_failed.clear();
@@ -218,6 +260,9 @@ impl Node {
                 .all(|record| record.given_up.is_some());
             // Nobody waits for a node that is no member, and so nothing new may come from it.
             let encrypts = encrypts && manifest.members.contains(&self.name);
+            // Left behind by an activation, it would go on making values that the others are about to rekey.
+            serving.lacking = core.left_behind_by(&manifest);
+            let encrypts = encrypts && serving.lacking.is_empty();
             let primary = Some(manifest.primary).filter(|_| encrypts);
             let keyring = Arc::new(Keyring::new(core.loaded.values().cloned(), primary, &keys));
             core.canaries_failed = failed_canaries(&keyring, &manifest, &keys);
@@ -248,12 +293,17 @@ impl Node {
     }
 }
 
+/// The sources that their holders released.
+fn released(manifest: &Manifest) -> Vec<Released> {
+    let of = |declared: &DeclaredSource| {
+        let declaration = declared.released.as_ref()?.declaration;
+        Some(Released { source: declared.name.clone(), declaration })
+    };
+    manifest.declared.sources.iter().filter_map(of).collect()
+}
+
 /// Opens every canary through the path that services use.
-fn failed_canaries(
-    keyring: &Keyring,
-    manifest: &keymoot_types::Manifest,
-    keys: &[KeyName],
-) -> Vec<(KeyVersion, KeyName)> {
+fn failed_canaries(keyring: &Keyring, manifest: &Manifest, keys: &[KeyName]) -> Vec<(KeyVersion, KeyName)> {
     manifest
         .canaries
         .iter()
@@ -309,6 +359,15 @@ impl Core {
         })
     }
 
+    /// The versions that an activation requires by now, and that are neither loaded here nor named as lost.
+    fn left_behind_by(&self, manifest: &Manifest) -> Vec<KeyVersion> {
+        let next = manifest.versions.iter().filter(|record| {
+            matches!(record.state, VersionState::Activating | VersionState::Primary)
+                && self.loaded.get(&record.version).is_none_or(|key| key.key_id() != record.key_id)
+        });
+        next.map(|record| record.version).filter(|version| !self.missing.contains(version)).collect()
+    }
+
     fn record(&self, version: KeyVersion) -> Result<&keymoot_types::manifest::VersionRecord, Problem> {
         self.manifest()?
             .manifest()
@@ -337,7 +396,7 @@ fn store_problem(error: &MetadataError) -> Problem {
         MetadataError::Changed { .. } => {
             Problem::new(ErrorCode::Conflict, "somebody else changed it at the same time; look again and repeat")
         }
-        _ => Problem::new(ErrorCode::StoreUnavailable, format!("nothing was changed: {error}")),
+        _ => Problem::new(ErrorCode::StoreUnavailable, format!("{error}; look at `status` before you repeat it")),
     }
 }
 

@@ -15,13 +15,13 @@ use keymoot_types::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Core, Node, moment::ms, record};
+use super::{Core, Node, exclude, moment::ms, record};
 use crate::config::Config;
 
-const PREFIX: &str = "heartbeat/";
+pub(super) const PREFIX: &str = "heartbeat/";
 
 impl Node {
-    fn members(&self) -> std::sync::MutexGuard<'_, Members> {
+    pub(super) fn members(&self) -> std::sync::MutexGuard<'_, Members> {
         // Nothing in there is left half changed by a panic.
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -99,7 +99,8 @@ impl Node {
                 version,
                 key_id: key.key_id(),
                 canaries_failed: self.canaries_lacking(core, manifest, version),
-                idle_ms: last.map(|at| ms(now.saturating_sub(at))),
+                // Without the record of earlier boots nobody knows: then as if a moment ago.
+                idle_ms: if core.clock_resumed { last.map(|at| ms(now.saturating_sub(at))) } else { Some(0) },
             }
         });
         Some(Heartbeat {
@@ -114,6 +115,8 @@ impl Node {
             restored: core.numbers.restored,
             validated: validated.collect(),
             config: declared(&self.config.load()),
+            peer: self.own_peer(),
+            window: core.window.spent(manifest.window.as_ref()),
         })
     }
 
@@ -246,6 +249,7 @@ impl Node {
                     state: heard.map(|heard| heard.state),
                     revision: heard.map_or(0, |heard| heard.revision),
                     validated: validated.unwrap_or_default(),
+                    address: heard.and_then(|heard| heard.peer.as_ref()?.address.clone()),
                 }
             })
             .collect()
@@ -270,6 +274,9 @@ impl Node {
         if core.primary().is_err() {
             // A node that is not unlocked hears nobody, which says nothing of them.
             return needs;
+        }
+        if named {
+            needs.extend(exclude::needs(core));
         }
         let absent: Vec<_> = self.peers(document.manifest()).into_iter().filter(|peer| !peer.present).collect();
         match named {
@@ -303,11 +310,12 @@ fn why_absent(presence: &Presence<'_>) -> String {
     match presence {
         Presence::Present(_) => String::new(),
         Presence::Unheard => {
-            "it has not been heard of: start and unlock it, or exclude it by name and for a time".into()
+            "it has not been heard of: start and unlock it; an activation can exclude it by name and for a time"
+                .into()
         }
         Presence::Lost(last) => format!(
-            "it was {} at revision {} when it was last heard of: start and unlock it, or exclude it by name and for a \
-             time",
+            "it was {} at revision {} when it was last heard of: start and unlock it; an activation can exclude it by \
+             name and for a time",
             last.state, last.revision
         ),
         Presence::Flapping { returns, beats_left } => {
@@ -327,8 +335,8 @@ fn declared(config: &Config) -> Vec<Declared> {
     let sources = config.source_specs().iter().map(|source| Declared {
         name: format!("source {}", source.name),
         digest: digest(format!(
-            "{:?} {:?} {:?} {} {:?}",
-            source.table, source.id, source.column, source.key, source.associated_data
+            "{:?} {:?} {:?} {} {:?} {}",
+            source.table, source.id, source.column, source.key, source.associated_data, source.adopt
         )),
     });
     let mut declared: Vec<_> = keys.chain(sources).collect();

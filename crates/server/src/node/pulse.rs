@@ -65,20 +65,28 @@ impl Node {
         }
         self.follow(&mut core).await;
         self.exchange_heartbeats(&mut core).await;
+        self.hear_of_window(&mut core);
         if !look {
             return;
         }
-        if core.loaded.is_empty() || core.store_away.is_some() {
+        if core.loaded.is_empty() {
+            return;
+        }
+        self.remember_unlocked(&mut core).await;
+        if core.store_away.is_some() {
             return;
         }
         if !core.clock_resumed {
             self.resume_clock(&mut core).await;
         }
         self.load_proofs(&mut core).await;
+        self.look_at_exclusions(&mut core).await;
         self.write_clock(&mut core, false).await;
         self.catch_up(&mut core).await;
         self.follow_moments(&mut core).await;
+        self.follow_restored(&mut core).await;
         self.look_at_holds(&mut core).await;
+        self.look_at_window(&mut core).await;
     }
 
     /// Wipes what the adopted manifest has taken out of use.
@@ -122,7 +130,8 @@ impl Node {
         {
             tracing::warn!("background work did not stop in time; it goes on at its checkpoint");
         }
-        self.write_checkpoint().await;
+        let compared = self.compare_audit().await;
+        self.write_checkpoint(compared).await;
         self.seal().await;
         self.end_audit().await;
     }

@@ -10,7 +10,7 @@ use keymoot_types::{Digest, KeyVersion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
-use super::{Core, Node, census, highest, moment, prove, store_problem};
+use super::{Core, Node, census, exclude, highest, moment, prove, store_problem};
 
 /// Root keys in memory, by number.
 pub(crate) type Loaded = BTreeMap<KeyVersion, Arc<Validated>>;
@@ -56,6 +56,11 @@ pub(crate) fn open<T: DeserializeOwned>(key: &str, bytes: &[u8], primary: &Valid
     serde_json::from_value(sealed.payload).map_err(|_| unreadable())
 }
 
+/// What a record says, whoever wrote it: good for a refusal, and for nothing else.
+pub(super) fn claimed<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice::<Sealed>(bytes).ok().and_then(|sealed| serde_json::from_value(sealed.payload).ok())
+}
+
 /// A record that was believed while its version was the primary.
 pub(super) struct Believed {
     key: String,
@@ -68,7 +73,9 @@ impl Node {
     pub(super) async fn believed_records(&self, core: &Core) -> Result<Vec<Believed>, Problem> {
         let primary = core.primary()?;
         let mut believed = Vec::new();
-        for prefix in [prove::PREFIX, census::PREFIX, moment::PREFIX, moment::CLOCK, highest::SEEN] {
+        for prefix in
+            [prove::PREFIX, census::PREFIX, moment::PREFIX, moment::CLOCK, exclude::PREFIX, highest::SEEN]
+        {
             for stored in self.metadata.list(prefix).await.map_err(|error| store_problem(&error))? {
                 if let Ok(payload) = open::<Json>(&stored.key, &stored.value, &primary) {
                     believed.push(Believed { key: stored.key, stamp: stored.stamp, payload });

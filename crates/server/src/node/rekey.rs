@@ -1,15 +1,16 @@
 //! What the rekey worker is given: the keyring in service and the sources that are declared.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use keymoot_api::{Missing, Problem};
 use keymoot_keyring::Keyring;
-use keymoot_rekey::{Keys, Sources, plan};
+use keymoot_rekey::{Brake, JobsError, Keys, Manners, Released, Sources, plan};
 use keymoot_storage::source::{Source, SourceSpec};
-use keymoot_types::{KeyVersion, SourceName};
+use keymoot_types::{ErrorCode, KeyVersion, SourceName};
 
 use super::{Node, wall_clock};
-use crate::serving::Serving;
+use crate::{config::Config, serving::Serving, telemetry::Foreground};
 
 /// The keys in service, as the worker asks for them before every batch.
 pub(super) struct InService(pub(super) Arc<ArcSwap<Serving>>);
@@ -23,8 +24,39 @@ impl Keys for InService {
         self.0.load().versions.iter().map(|facts| facts.version).collect()
     }
 
+    fn released(&self) -> Vec<Released> {
+        self.0.load().released.clone()
+    }
+
     fn revision(&self) -> u64 {
         self.0.load().revision
+    }
+}
+
+/// What jobs are careful of: the configuration's limits, and how long the node's own services wait.
+pub(super) struct Considerate {
+    manners: ArcSwap<Manners>,
+    foreground: Arc<Foreground>,
+}
+
+impl Considerate {
+    pub(super) fn new(config: &Config, foreground: Arc<Foreground>) -> Self {
+        Self { manners: ArcSwap::from_pointee(config.rekey.clone()), foreground }
+    }
+
+    /// Jobs keep to it from the next batch on.
+    pub(super) fn reload(&self, config: &Config) {
+        self.manners.store(Arc::new(config.rekey.clone()));
+    }
+}
+
+impl Brake for Considerate {
+    fn manners(&self) -> Arc<Manners> {
+        self.manners.load_full()
+    }
+
+    fn decrypt_latency(&self) -> Option<Duration> {
+        self.foreground.latency()
     }
 }
 
@@ -60,6 +92,26 @@ impl Sources for OpenSources {
     fn source(&self, name: &SourceName) -> Option<Arc<dyn Source>> {
         self.0.load().iter().find(|(known, _)| known == name).map(|(_, source)| source.clone())
     }
+}
+
+/// Why something was not done to a job, as callers are told.
+pub(crate) fn jobs_problem(error: JobsError) -> Problem {
+    let code = match &error {
+        JobsError::Blocked(blockers) => {
+            let lack = |blocker: &plan::Blocker| {
+                Missing::new("source_blocked", blocker.reason.as_str()).of(&blocker.source_name)
+            };
+            let missing = blockers.iter().map(lack).collect();
+            return Problem::gate_refused("the preflight refuses, and no job was started", missing);
+        }
+        JobsError::NotFound(_) => ErrorCode::NotFound,
+        JobsError::UnknownSource(_) | JobsError::NoSource | JobsError::Limits(_) | JobsError::PageMark => {
+            ErrorCode::BadRequest
+        }
+        JobsError::Busy { .. } | JobsError::State(_) => ErrorCode::Conflict,
+        JobsError::Metadata(_) => ErrorCode::StoreUnavailable,
+    };
+    Problem::new(code, error.to_string())
 }
 
 impl Node {

@@ -33,6 +33,7 @@ impl Node {
         }
         warnings.extend(self.sources.open(new.source_specs()));
         self.audit.set_max_bytes(new.audit.max_bytes);
+        self.considerate.reload(&new);
         let mut core = self.core.lock().await;
         self.config.store(std::sync::Arc::new(new));
         self.rebuild(&mut core);

@@ -37,8 +37,13 @@ pub(super) struct OpenRequest {
     /// The primary when it was opened: its holders consent.
     primary: KeyVersion,
     giving: Giving,
+    done: Option<Done>,
+}
+
+/// It was done.
+struct Done {
     /// The version that was made, or that it was done to.
-    done: Option<KeyVersion>,
+    version: Option<KeyVersion>,
 }
 
 /// What holders give to consent.
@@ -155,6 +160,9 @@ impl Node {
             return Err(conflict(detail));
         }
         let what = self.asked_for(&core, request)?;
+        if let What::Release(asked) = &what {
+            self.not_busy_with(&asked.source).await?;
+        }
         let giving = match &what {
             What::Import(asked) => {
                 let witness = import::witness(&core, asked, &self.config.load())?;
@@ -199,17 +207,18 @@ impl Node {
     pub(crate) async fn request(&self, id: &str, named: bool) -> Result<RequestDetail, Problem> {
         let core = self.core.lock().await;
         let open = known(&core, id)?;
-        let (mut witness, mut reason) = (None, None);
+        let (mut witness, mut reason, mut source) = (None, None, None);
         match &open.what {
             What::Import(asked) => witness = Some(asked.witness.clone()),
             What::RetireOverride(asked) => reason = Some(asked.reason.clone()),
+            What::Release(asked) => source = Some(asked.source.clone()),
             _ => {}
         }
         Ok(RequestDetail {
             id: open.id.clone(),
             digest: open.digest,
             operation: open.what.operation().into(),
-            version: open.done.or(open.what.version()),
+            version: open.done.as_ref().and_then(|done| done.version).or(open.what.version()),
             needed: open.needed(core.manifest()?.manifest()),
             have: open.have(),
             consent_version: Some(open.consent_version()),
@@ -219,6 +228,7 @@ impl Node {
             holders: open.what.holders().to_vec(),
             witness,
             reason,
+            source,
             asked: open.asked.clone(),
             consented: named.then(|| open.holders()),
             requested_by: named.then(|| open.requested_by.clone()),
@@ -229,6 +239,9 @@ impl Node {
     /// `DELETE requests/{id}`.
     pub(crate) async fn cancel_request(&self, id: &str) -> Result<(), Problem> {
         let mut core = self.core.lock().await;
+        if let Some(ended) = self.end_window(&mut core, id).await {
+            return ended;
+        }
         if known(&core, id)?.done.is_some() {
             return Err(conflict("the request is done, and can't be withdrawn any longer"));
         }
@@ -292,7 +305,8 @@ impl Node {
         let again = core.request.as_ref().is_some_and(|open| matches!(open.giving, Giving::Consents(_)));
         let staged = (again || !accepted.is_empty()) && self.done_with_enough(&mut core).await?;
         let open = known(&core, id)?;
-        let (needed, have, version) = (open.needed(&manifest), open.have(), open.done);
+        let (needed, have, version) =
+            (open.needed(&manifest), open.have(), open.done.as_ref().and_then(|done| done.version));
         let parts = self.parts_answer(&core, accepted, rejected, named);
         Ok(ConsentAnswer {
             accepted: parts.accepted,
@@ -331,16 +345,20 @@ impl Node {
             return Ok(false);
         }
         let outcome = match (&open.what, imported) {
+            (What::Release(asked), _) => self.release(core, asked).await.map(|()| None),
             (What::Stage { threshold, holders, highest }, _) => {
-                self.make_staged(core, *threshold, holders, *highest).await
+                self.make_staged(core, *threshold, holders, *highest).await.map(Some)
             }
-            (What::Reshare(new) | What::Replace(new), _) => self.make_reshared(core, new).await,
-            (What::RetireOverride(asked), _) => self.retire_by_override(core, asked.version, &asked.reason).await,
-            (What::Import(_), Some((key, record))) => self.take_up(core, key, record).await,
+            (What::Reshare(new) | What::Replace(new), _) => self.make_reshared(core, new).await.map(Some),
+            (What::RetireOverride(asked), _) => {
+                self.retire_by_override(core, asked.version, &asked.reason).await.map(Some)
+            }
+            (What::Window(asked), _) => self.grant_window(core, &open.id, asked).await.map(|()| None),
+            (What::Import(_), Some((key, record))) => self.take_up(core, key, record).await.map(Some),
             (What::Import(_), None) => Err(internal("an import ended without a version")),
         };
         let done = match outcome {
-            Ok(done) => done,
+            Ok(version) => Done { version },
             Err(problem) => {
                 // Who has consented is still known, and another node that was faster is no reason to ask them again.
                 // Of an import the shares are gone; and what the store may or may not have is not done twice.

@@ -1,7 +1,7 @@
 //! `retire`: only with evidence. The version is wiped, a certificate says what was found and what was not looked
 //! at, and the hold begins.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -10,24 +10,28 @@ use keymoot_api::{
     rotate::{RetireRequest, StepAnswer},
     upkeep::CertificatesAnswer,
 };
+use keymoot_keyring::Validated;
 use keymoot_quorum::{
     adopt,
-    gate::{self, KeyLife, RetirementFacts},
+    gate::{self, KeyLife, Quarantined, RetirementFacts},
     revise,
 };
-use keymoot_rekey::{
-    Sources as _,
-    certificate::{Certificate, CertifiedCensus, Evidence, MaxAge},
-};
+use keymoot_rekey::{Sources as _, retry::Left};
 use keymoot_types::{
     KeyVersion, Manifest, NodeName, SourceName, VersionState,
     audit::{Entry, Phase},
+    certificate::{Certificate, CertifiedCensus, MaxAge, NOT_LOOKED_AT},
+    heartbeat::Declared,
 };
 use serde_json::Value as Json;
 
 use super::{
-    Core, Node, bad_request, census::Taken, conflict, init, internal, moment::Moment, rotate, store_problem,
-    wall_clock,
+    Core, Node, bad_request,
+    census::{Spawned, Taken},
+    conflict, init, internal,
+    moment::Moment,
+    restored::{self, FoundAgain},
+    rotate, store_problem, wall_clock,
 };
 
 const CERTIFICATES: &str = "certificate/";
@@ -44,14 +48,28 @@ struct Looked {
     censuses: Vec<Taken>,
     sources: Vec<SourceName>,
     configured: Vec<SourceName>,
-    quarantined: Vec<(SourceName, u64)>,
+    declared: Vec<Declared>,
+    quarantined: Vec<Quarantined>,
     keys: Vec<KeyLife>,
     gone: Vec<SourceName>,
+    found_again: FoundAgain,
 }
 
 impl Node {
     /// Throws a version away, or says what is missing and starts the censuses that are.
-    pub(crate) async fn retire(&self, version: KeyVersion, request: RetireRequest) -> Result<StepAnswer, Problem> {
+    pub(crate) async fn retire(
+        &self,
+        version: KeyVersion,
+        request: RetireRequest,
+        by: &str,
+    ) -> Result<StepAnswer, Problem> {
+        if !request.exclude.is_empty() || !request.excuse.is_empty() {
+            let detail =
+                "a retirement leaves nobody out: a member that is gone is declared with `members destroyed`";
+            return Err(bad_request(detail));
+        }
+        // Before the lock: the lists may be long, and their store silent.
+        let quarantined = self.jobs.quarantine_left().await.map_err(|error| conflict(error.to_string()))?;
         let mut core = self.core.lock().await;
         core.primary()?;
         self.follow(&mut core).await;
@@ -72,7 +90,7 @@ impl Node {
         if let Some(name) = request.gone.iter().find(|name| self.sources.source(name).is_some()) {
             return Err(bad_request(format!("source {name} is in the configuration, so it is not gone")));
         }
-        let looked = self.look(&mut core, &manifest, version, &request.gone).await?;
+        let looked = self.look(&mut core, &manifest, version, &request.gone, quarantined).await?;
         let mut lacks = self.lacks(&core, &manifest, version, &looked);
         if request.dry_run {
             return Ok(StepAnswer { missing: lacks, ..rotate::step_answer(&core, version, true) });
@@ -82,7 +100,7 @@ impl Node {
             let detail = format!("v{version} is not retired: evidence is missing");
             return Err(Problem::gate_refused(detail, lacks));
         }
-        let answer = self.throw_away(&mut core, manifest, version, looked).await?;
+        let answer = self.throw_away(&mut core, version, looked, by).await?;
         drop(core);
         Ok(StepAnswer { effects: self.wiped_on(version).await, ..answer })
     }
@@ -115,13 +133,14 @@ impl Node {
         manifest: &Manifest,
         version: KeyVersion,
         gone: &[SourceName],
+        quarantined: BTreeMap<SourceName, Left>,
     ) -> Result<Looked, Problem> {
+        self.follow_restored(core).await;
         let stopped = self.moment(core, Moment::Stopped, version).await;
         let now = core.service_time(self.now());
         let last_uses = self.last_uses(core, now);
-        let mine = |taken: &Taken| taken.whole && taken.node == self.name;
-        let censuses = self.censuses(core).await?.into_iter().filter(mine).collect();
-        let quarantined = self.jobs.quarantine_left().await.map_err(|error| conflict(error.to_string()))?;
+        let sources_declared = self.declarations();
+        let censuses = self.evidence(core, &sources_declared).await?;
         let declared = &manifest.declared;
         let gone: Vec<_> = declared
             .sources
@@ -165,15 +184,18 @@ impl Node {
             censuses,
             sources,
             configured: self.sources.names(),
-            quarantined: quarantined.into_iter().collect(),
+            declared: sources_declared,
+            quarantined: quarantined.into_iter().map(in_quarantine).collect(),
             keys,
             gone,
+            found_again: core.found_again.clone(),
         })
     }
 
     fn lacks(&self, core: &Core, manifest: &Manifest, version: KeyVersion, looked: &Looked) -> Vec<Missing> {
         let retire = self.config.load().retire;
-        let censuses: Vec<_> = looked.censuses.iter().map(Taken::facts).collect();
+        let censuses: Vec<_> =
+            looked.censuses.iter().map(|taken| taken.facts(&self.name, &looked.declared)).collect();
         let unsettled = core
             .manifest()
             .map(|document| self.not_adopted(&manifest.members, adopt::identity(document)))
@@ -187,26 +209,33 @@ impl Node {
             quiet: retire.quiet,
             last_use: looked.last_use,
             censuses: &censuses,
-            census_running: self.census_running.load(Ordering::Acquire),
+            census_running: self.census_running(),
             sources: &looked.sources,
             configured: &looked.configured,
             quarantined: &looked.quarantined,
             keys: &looked.keys,
             proofs: &core.proved(),
         };
-        rotate::missing(gate::retirement(manifest, &facts))
+        let mut missing = rotate::missing(gate::retirement(manifest, &facts));
+        missing.extend(restored::lacks(&looked.found_again, version));
+        missing
     }
 
     /// Two more censuses, where the newest two are not clean and fresh and a new one could be.
     fn start_lacking_censuses(&self, lacks: &mut Vec<Missing>, looked: &Looked) {
         const OF_A_CENSUS: [&str; 5] =
             ["census_stale", "census_inconclusive", "values_left", "unreadable_left", "quarantine_left"];
-        let wanted = lacks.iter().any(|lack| OF_A_CENSUS.contains(&lack.code.as_str()));
         let delay = self.config.load().retire.max_write_delay;
-        let early = looked.now < gate::census_from(looked.stopped.unwrap_or(looked.now), delay);
-        if wanted
-            && !early
-            && self.spawn_censuses(2, None)
+        let from = gate::census_from(looked.stopped.unwrap_or(looked.now), delay);
+        // Those that only grew old are of no use again before the long waits are over.
+        let only_old = lacks.iter().any(|lack| lack.code == "max_age")
+            && looked.censuses.iter().filter(|taken| taken.began() >= from).count() >= 2;
+        let wanted = |lack: &Missing| {
+            OF_A_CENSUS.contains(&lack.code.as_str()) && !(only_old && lack.code == "census_stale")
+        };
+        if lacks.iter().any(wanted)
+            && looked.now >= from
+            && self.spawn_censuses(2, None) != Spawned::Ending
             && !lacks.iter().any(|lack| lack.code == "census_running")
         {
             lacks.push(Missing::new("census_running", "two censuses were started; ask again when they are done"));
@@ -216,9 +245,9 @@ impl Node {
     async fn throw_away(
         &self,
         core: &mut Core,
-        manifest: Manifest,
         version: KeyVersion,
         looked: Looked,
+        by: &str,
     ) -> Result<StepAnswer, Problem> {
         let at = wall_clock();
         let mut next = revise::next(core.manifest()?);
@@ -226,7 +255,9 @@ impl Node {
         for source in next.declared.sources.iter_mut().filter(|source| looked.gone.contains(&source.name)) {
             source.gone.get_or_insert(at);
         }
-        let certificate = self.certificate(core, &manifest, version, looked, next.revision, at)?;
+        let body = self.certified(core, &next, version, looked, at, by)?;
+        let primary = core.primary()?;
+        let certificate = signed(&primary, &body)?;
         let key = format!("{CERTIFICATES}{:010}", version.get());
         let bytes =
             serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
@@ -267,52 +298,48 @@ impl Node {
         Ok(version)
     }
 
-    fn certificate(
+    fn certified(
         &self,
         core: &Core,
-        manifest: &Manifest,
+        next: &Manifest,
         version: KeyVersion,
         looked: Looked,
-        revision: u64,
         at: Timestamp,
-    ) -> Result<Json, Problem> {
-        let primary = core.primary()?;
-        let newest = looked.censuses.len().saturating_sub(2);
-        let body = Certificate::from(Evidence {
-            keyring: manifest.keyring.clone(),
-            keyring_id: manifest.keyring_id,
+        by: &str,
+    ) -> Result<Certificate, Problem> {
+        let quiet_since = looked.last_use.or(looked.stopped).unwrap_or(looked.now);
+        let seconds = |life: KeyLife| life.max_age.map(|age| age.as_secs()).filter(|seconds| *seconds > 0);
+        let in_a_row =
+            looked.censuses.into_iter().filter(|taken| taken.set_aside(&self.name, &looked.declared).is_none());
+        let mut censuses: Vec<_> = in_a_row
+            .rev()
+            .take(2)
+            .map(|taken| CertifiedCensus { begun_at: taken.begun_at, sources: taken.sources })
+            .collect();
+        censuses.reverse();
+        Ok(Certificate {
+            keyring: next.keyring.clone(),
+            keyring_id: next.keyring_id,
             version,
             key_id: core.record(version)?.key_id,
             retired_at: at,
-            by: primary.version(),
-            revision,
-            censuses: looked
-                .censuses
-                .into_iter()
-                .skip(newest)
-                .map(|taken| CertifiedCensus { begun_at: taken.begun_at, sources: taken.sources })
-                .collect(),
+            asked_by: by.into(),
+            node: self.name.clone(),
+            by: next.primary,
+            revision: next.revision,
+            sources: Certificate::counted(&censuses),
             gone: looked.gone,
+            released: super::released(next).into_iter().map(|released| released.source).collect(),
+            count_again: Certificate::count_again(&censuses),
+            censuses,
             max_ages: looked
                 .keys
                 .into_iter()
-                .map(|life| MaxAge {
-                    key: life.key,
-                    max_age_s: life.max_age.map(|age| age.as_secs()).filter(|seconds| *seconds > 0),
-                })
+                .map(|life| MaxAge { key: life.key.clone(), max_age_s: seconds(life) })
                 .collect(),
-            quiet_s: looked.now.saturating_sub(looked.last_use.or(looked.stopped).unwrap_or(looked.now)).as_secs(),
-            override_reason: None,
-        });
-        let body = serde_json::to_value(body).map_err(|_| internal("a certificate could not be written"))?;
-        let canonical = serde_json_canonicalizer::to_vec(&body)
-            .map_err(|_| internal("a certificate has no canonical form"))?;
-        let signature = STANDARD.encode(primary.sign(&canonical));
-        Ok(serde_json::json!({
-            "certificate": body,
-            "signed_by": {"version": primary.version(), "public_key": STANDARD.encode(primary.public_key())},
-            "signature": signature,
-        }))
+            quiet_s: looked.now.saturating_sub(quiet_since).as_secs(),
+            not_looked_at: NOT_LOOKED_AT.map(String::from).to_vec(),
+        })
     }
 
     /// Ends a hold that is over, once one more conclusive census shows no value of the version.
@@ -321,19 +348,23 @@ impl Node {
         let Ok(document) = core.manifest().cloned() else { return };
         let sources: Vec<_> =
             document.manifest().declared.sources.iter().filter(|source| source.gone.is_none()).collect();
-        let clean = censuses.iter().any(|taken| {
-            taken.whole
-                && taken.node == self.name
-                && Duration::from_millis(taken.began_ms) >= over
-                && sources.iter().all(|declared| {
-                    taken.sources.iter().any(|found| found.name == declared.name && found.clean_of(version))
-                })
+        let declared = self.declarations();
+        let own = || censuses.iter().filter(|taken| taken.node == self.name && taken.began() >= over);
+        let newest = own().rfind(|taken| taken.set_aside(&self.name, &declared).is_none());
+        let clean = newest.is_some_and(|taken| {
+            sources.iter().all(|declared| {
+                taken.sources.iter().any(|found| found.name == declared.name && found.clean_of(version))
+            })
         });
-        if !clean {
-            // One more, as long as none that is newer than the hold has been taken within the last minute.
-            let newest = censuses.iter().map(|taken| Duration::from_millis(taken.began_ms)).max();
-            let now = core.service_time(self.now());
-            if newest.is_none_or(|newest| newest < over || now.saturating_sub(newest) > Duration::from_secs(60)) {
+        // Whoever found it: since the newest, or, where there is none, since the hold was over.
+        let again = match newest {
+            Some(newest) => censuses.iter().any(|taken| taken.begun_at >= newest.begun_at && taken.found(version)),
+            None => own().any(|taken| taken.found(version)),
+        };
+        let Ok(restored) = self.restored().await else { return };
+        if again || !clean || restored.iter().any(|found| found.version == version) {
+            let due = own().map(Taken::again_from).max().unwrap_or(over);
+            if core.service_time(self.now()) >= due {
                 self.spawn_censuses(1, None);
             }
             return;
@@ -371,14 +402,35 @@ impl Node {
             .filter_map(|stored| serde_json::from_slice::<Json>(&stored.value).ok())
             .filter(|certificate| {
                 let version = certificate.pointer("/certificate/version").cloned();
-                version
+                let at = certificate.pointer("/certificate/retired_at").cloned();
+                let at = at.and_then(|at| serde_json::from_value::<Timestamp>(at).ok());
+                let record = version
                     .and_then(|version| serde_json::from_value::<KeyVersion>(version).ok())
-                    .and_then(|version| core.record(version).ok())
-                    .is_some_and(|record| record.state == VersionState::Retired)
+                    .and_then(|version| core.record(version).ok());
+                // Of this very retirement: the version may have come back since, and gone again without evidence.
+                record
+                    .and_then(|record| record.retirement.as_ref())
+                    .is_some_and(|retirement| retirement.override_reason.is_none() && Some(retirement.at) == at)
             })
             .collect();
         Ok(CertificatesAnswer { certificates })
     }
+}
+
+fn in_quarantine((source, left): (SourceName, Left)) -> Quarantined {
+    Quarantined { source, rows: left.rows, first: left.first.iter().map(Json::to_string).collect() }
+}
+
+/// Over the canonical form of the body, by the primary.
+fn signed(primary: &Validated, body: &Certificate) -> Result<Json, Problem> {
+    let body = serde_json::to_value(body).map_err(|_| internal("a certificate could not be written"))?;
+    let canonical =
+        serde_json_canonicalizer::to_vec(&body).map_err(|_| internal("a certificate has no canonical form"))?;
+    Ok(serde_json::json!({
+        "certificate": body,
+        "signed_by": {"version": primary.version(), "public_key": STANDARD.encode(primary.public_key())},
+        "signature": STANDARD.encode(primary.sign(&canonical)),
+    }))
 }
 
 /// `db1, db2 and db3`

@@ -8,12 +8,13 @@ use keymoot_api::{
 };
 use keymoot_quorum::{
     adopt,
+    exclude::Exclusions,
     gate::{self, ActivationFacts, MemberFacts},
     revise,
 };
 use keymoot_types::{KeyVersion, Manifest, NodeName, VersionState, manifest::VersionRecord};
 
-use super::{Core, Node, bad_request, conflict, lock::Guard, wall_clock};
+use super::{Core, Node, conflict, lock::Guard, wall_clock};
 
 pub(super) fn missing(missing: Vec<gate::Missing>) -> Vec<Missing> {
     missing
@@ -34,15 +35,16 @@ impl Node {
         request: ActivateRequest,
     ) -> Result<StepAnswer, Problem> {
         // Sources are read before the lock is taken: a slow database must not hold up a ceremony.
-        let samples_failed = self.sample_sources().await;
+        // Of a rollback they are no condition, and it waits for nothing that it need not.
+        let rollback = self.core.lock().await.primary().is_ok_and(|primary| version < primary.version());
+        let samples_failed = if rollback { Vec::new() } else { self.sample_sources().await };
+        let lost = self.core.lock().await.lost();
+        let held = self.still_held(&lost).await?;
         let mut core = self.core.lock().await;
         self.follow(&mut core).await;
         self.load_proofs(&mut core).await;
         if !is_degraded(&core) {
             core.primary()?;
-        }
-        if is_excluded(&request, &self.name) {
-            return Err(bad_request(format!("{} is the node that answers; ask another to exclude it", self.name)));
         }
         let record = core.record(version)?.clone();
         let manifest = core.manifest()?.manifest().clone();
@@ -55,16 +57,17 @@ impl Node {
             }
             _ => {}
         }
+        let exclusions = self.exclude(&mut core, &request.exclude, request.dry_run).await?;
         let facts = ActivationFacts {
             version,
-            members: self.member_facts(&core, &manifest, &record, &request),
+            members: self.member_facts(&mut core, &manifest, &record, &exclusions),
             proofs: &core.proved(),
             excused: &request.excuse,
             samples_failed,
         };
         let mut lacks = gate::activation(&manifest, &record, &facts);
         if is_degraded(&core) {
-            degraded_rollback(&core, &record, &request, &mut lacks);
+            degraded_rollback(&core, &record, &request, &held, &mut lacks);
         }
         if request.dry_run {
             let effects = effects(&core, &manifest, version);
@@ -115,14 +118,17 @@ impl Node {
             if record.state != VersionState::Activating {
                 return Ok(core);
             }
-            let waited_for: Vec<_> =
-                manifest.members.iter().filter(|node| !is_excluded(request, node)).cloned().collect();
+            // An exclusion may end meanwhile.
+            let now = core.service_time(self.now());
+            let exclusions = core.exclusions.clone().unwrap_or_default();
+            let waited_for = manifest.members.iter().filter(|node| !exclusions.excludes(node, now));
+            let waited_for: Vec<_> = waited_for.cloned().collect();
             // The present revision: it may have been staged again, and activated again, since this began to wait.
             let late = self.not_adopted(&waited_for, adopt::identity(core.manifest()?));
             if late.is_empty() {
                 let facts = ActivationFacts {
                     version,
-                    members: self.member_facts(&core, &manifest, &record, request),
+                    members: self.member_facts(&mut core, &manifest, &record, &exclusions),
                     proofs: &core.proved(),
                     excused: &request.excuse,
                     samples_failed: vec![],
@@ -165,12 +171,13 @@ impl Node {
 
     fn member_facts(
         &self,
-        core: &Core,
+        core: &mut Core,
         manifest: &Manifest,
         record: &VersionRecord,
-        request: &ActivateRequest,
+        exclusions: &Exclusions,
     ) -> Vec<MemberFacts> {
-        let asked = manifest.members.iter().filter(|node| !is_excluded(request, node));
+        let now = core.service_time(self.now());
+        let asked = manifest.members.iter().filter(|node| !exclusions.excludes(node, now));
         asked.map(|node| self.facts_of(core, manifest, node, record)).collect()
     }
 
@@ -244,10 +251,6 @@ impl Node {
     }
 }
 
-fn is_excluded(request: &ActivateRequest, node: &NodeName) -> bool {
-    request.exclude.iter().any(|exclusion| exclusion.node == *node)
-}
-
 fn is_degraded(core: &Core) -> bool {
     !core.missing.is_empty()
 }
@@ -257,8 +260,13 @@ fn degraded_rollback(
     core: &Core,
     record: &VersionRecord,
     request: &ActivateRequest,
+    held: &[(NodeName, KeyVersion)],
     lacks: &mut Vec<gate::Missing>,
 ) {
+    for (node, version) in held {
+        let detail = format!("v{version} is not lost: {node} holds it. Submit its shares here, or seal {node}");
+        lacks.push(gate::Missing::new("way_back", Some(node.to_string()), detail));
+    }
     if core.missing.contains(&record.version) {
         let detail = "it is named as lost on this node";
         lacks.push(gate::Missing::new("not_loaded", Some(core_name(record)), detail));

@@ -4,12 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 use keymoot_api::{
     Problem,
     rotate::{VersionDetail, VersionHolder, VersionsAnswer},
-    status::{ExposedVersion, LastProof, ManifestOrigin, ReadyAnswer, StatusAnswer},
+    status::{ExposedVersion, LastProof, ManifestOrigin, ReadyAnswer, ReleasedSource, StatusAnswer},
 };
 use keymoot_quorum::{adopt, judge::enough, reshare};
-use keymoot_types::{KeyVersion, Manifest, NodeState, VersionState};
+use keymoot_types::{KeyVersion, Manifest, NodeState, SourceName, VersionState, manifest::DeclaredSource};
 
-use super::{Core, Node, unlock, wall_clock};
+use super::{Core, Node, restored, unlock, wall_clock, window};
 
 /// How often a holder is asked to show that their share is still there.
 const DRILL_EVERY: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -31,14 +31,37 @@ impl Node {
                 ManifestOrigin::Store
             },
             versions: unlock::progress(&core, named),
-            needs: [self.audit.needs(), needs(&core), self.needs_of_members(&core, named)].concat(),
+            needs: [
+                self.audit.needs(),
+                needs(&core),
+                manifest.map(|manifest| restored::needs(&core, manifest, named)).unwrap_or_default(),
+                self.needs_of_sources(manifest),
+                self.needs_of_members(&core, named),
+            ]
+            .concat(),
             way_back: way_back(&core),
             peers: named.then(|| manifest.map(|manifest| self.peers(manifest)).unwrap_or_default()),
             sources: None,
+            window: window::status(&core, named),
+            released: named.then(|| manifest.map(released).unwrap_or_default()),
             samples: named.then(|| core.samples.clone()),
             exposed: manifest.map(exposed).unwrap_or_default(),
             last_proofs: named.then(|| manifest.map(|manifest| last_proofs(&core, manifest)).unwrap_or_default()),
         }
+    }
+
+    /// A declaration that says otherwise than the holders did.
+    fn needs_of_sources(&self, manifest: Option<&Manifest>) -> Vec<String> {
+        let config = self.config.load();
+        let adopt = |name: &SourceName| config.source_specs().iter().any(|spec| spec.name == *name && spec.adopt);
+        let released = manifest.map(released).unwrap_or_default();
+        let both = released.into_iter().filter(|released| adopt(&released.source)).count();
+        if both == 0 {
+            return Vec::new();
+        }
+        vec![format!(
+            "{both} sources were released and their declaration still says `adopt`, which does nothing: remove it, or              declare the column under another name to adopt it again"
+        )]
     }
 
     /// `GET /readyz`: from what is in service here, never from a store or a peer, and without the core's lock.
@@ -48,6 +71,9 @@ impl Node {
         match &serving.keyring {
             None => why_not.push(format!("the node is {}", serving.state)),
             Some(keyring) => {
+                for version in &serving.lacking {
+                    why_not.push(format!("v{version} is required and not loaded here: submit its shares"));
+                }
                 for (version, _) in keyring.versions().filter(|(version, _)| !serving.proved.contains(version)) {
                     why_not.push(format!("a canary of v{version} does not decrypt"));
                 }
@@ -224,6 +250,14 @@ fn needs_of_holders(core: &Core, manifest: &Manifest) -> Vec<String> {
         }
     }
     needs
+}
+
+fn released(manifest: &Manifest) -> Vec<ReleasedSource> {
+    let of = |declared: &DeclaredSource| {
+        let at = declared.released.as_ref()?.at;
+        Some(ReleasedSource { source: declared.name.clone(), at })
+    };
+    manifest.declared.sources.iter().filter_map(of).collect()
 }
 
 /// What may be in other hands, of every version that decrypts.

@@ -119,7 +119,7 @@ impl Node {
         if core.missing.iter().all(|version| core.loaded.contains_key(version)) {
             core.missing.clear();
         }
-        self.remember_unlocked().await;
+        self.remember_unlocked(core).await;
         self.resume_clock(core).await;
         self.load_proofs(core).await;
         self.drop_retired(core);
@@ -207,6 +207,8 @@ impl Node {
         core.packages.clear();
         core.request = None;
         core.clock_resumed = false;
+        core.exclusions = None;
+        core.window.sealed = true;
         core.canaries_failed.clear();
         self.forget_members();
         self.rebuild(&mut core);

@@ -71,7 +71,9 @@ pub(crate) fn world() -> World {
             facts(11, Staged, None),
         ],
         keys: vec![key()],
+        released: vec![],
         proved: vec![version(9), version(10)],
+        lacking: Vec::new(),
         last_use: Arc::default(),
     };
     World { serving, old, new, staged, data_key }

@@ -2,9 +2,10 @@
 //!
 //! # Layout
 //!
-//! [`logs`] writes JSON lines to stderr, [`prometheus`] keeps the numbers.
+//! [`logs`] writes JSON lines to stderr, [`prometheus`] keeps the numbers, [`foreground`] tells how long services wait.
 
+pub mod foreground;
 pub mod logs;
 pub mod prometheus;
 
-pub use self::{logs::init_logs, prometheus::Metrics};
+pub use self::{foreground::Foreground, logs::init_logs, prometheus::Metrics};

@@ -3,11 +3,13 @@
 
 mod metadata;
 mod source;
+mod source_tables;
 
 use std::fmt::Debug;
 
 pub use metadata::metadata;
-pub use source::{Application, source, spec};
+pub use source::{Application, Cells, Holds, Tenants, few_old_rows_among_many, source, spec};
+pub use source_tables::{Dialect, IdKind, Table, every_row_once, tables};
 
 /// What a call that must work answered.
 #[expect(clippy::panic, reason = "a suite reports by panicking, as assert! does")]

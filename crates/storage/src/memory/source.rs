@@ -7,7 +7,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::source::{
-    Cell, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
+    Cell, Chunk, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped,
+    Total, Visit,
 };
 
 /// A table in memory, ordered by its ids.
@@ -67,16 +68,16 @@ impl Source for MemorySource {
         Ok(Total { rows: self.locked().len() as u64, exact: true })
     }
 
-    async fn read(
-        &self,
-        after: Option<&RowId>,
-        rows_max: usize,
-        select: &Selection,
-    ) -> Result<Vec<Row>, SourceError> {
+    async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError> {
         let rows = self.locked();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = rows.range((start, Bound::Unbounded)).map(|(_, row)| row);
-        Ok(behind.filter(|row| select.takes(&row.cell)).take(rows_max).cloned().collect())
+        let looked_at: Vec<&Row> =
+            rows.range((start, Bound::Unbounded)).map(|(_, row)| row).take(most.looked_at).collect();
+        let Some(end) = looked_at.last().map(|row| row.id.clone()) else {
+            return Ok(Chunk::of_every(Vec::new()));
+        };
+        let selected = looked_at.into_iter().filter(|row| select.takes(&row.cell));
+        Ok(Chunk::up_to(end, selected.take(most.rows).cloned().collect(), most.rows))
     }
 
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError> {

@@ -17,6 +17,9 @@ use crate::{
 /// The longest that any call takes once it has a connection: longer than the server's own limit.
 const LIMIT: Duration = Duration::from_secs(12);
 
+/// How long to wait for a connection that others use.
+const TURN: Duration = Duration::from_secs(2);
+
 /// The longest that all records together take, on their way back from a backup.
 const FILL_LIMIT: Duration = Duration::from_secs(600);
 
@@ -38,7 +41,7 @@ impl PostgresMetadata {
     /// # Errors
     /// [`OpenError`] for an address that can't be understood.
     pub fn open(url: &str) -> Result<Self, OpenError> {
-        Ok(Self { pool: Pool::new(options::parse(url)?, format::open) })
+        Ok(Self { pool: Pool::new(options::parse(url)?, format::open, TURN) })
     }
 
     /// The same store, whose tables are never made.
@@ -46,7 +49,7 @@ impl PostgresMetadata {
     /// # Errors
     /// As [`PostgresMetadata::open`].
     pub fn open_existing(url: &str) -> Result<Self, OpenError> {
-        Ok(Self { pool: Pool::new(options::parse(url)?, format::open_existing) })
+        Ok(Self { pool: Pool::new(options::parse(url)?, format::open_existing, TURN) })
     }
 
     /// Runs a statement that must change exactly the record `key`; else somebody else changed it.

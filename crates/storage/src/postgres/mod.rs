@@ -1,16 +1,18 @@
-//! PostgreSQL, as the metadata store of several nodes.
+//! PostgreSQL, as the metadata store of several nodes, and users' own tables as sources.
 //!
 //! # Layout
 //!
-//! What sources will share: `options` reads an address, `pool` keeps connections and connects them anew, `fault`
+//! What both share: `options` reads an address, `pool` keeps connections and connects them anew, `fault`
 //! says what an error means, and `transaction` finds out what became of a commit whose answer was lost.
-//! [`PostgresMetadata`] is in `metadata` (and `format`: making and checking its tables).
+//! [`PostgresMetadata`] is in `metadata` (and `format`: making and checking its tables), [`PostgresSource`] in `source`.
 
 mod fault;
 mod format;
 mod metadata;
 mod options;
 mod pool;
+mod source;
 mod transaction;
 
 pub use metadata::PostgresMetadata;
+pub use source::PostgresSource;

@@ -13,20 +13,14 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{
-    Connection as _,
-    postgres::{PgConnectOptions, PgConnection},
-};
+use sqlx::{Connection as _, postgres::PgConnection};
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::fault::Fault;
-use crate::away::Away;
+use super::{fault::Fault, options::Address};
+use crate::{away::Away, tls::Tls};
 
 /// The most connections at once.
 const CONNECTIONS: usize = 8;
-
-/// How long to wait for a connection that others use, or connect.
-const TURN: Duration = Duration::from_secs(2);
 
 /// How long a server may take to let a connection in. A server that is away is known as such by then.
 const CONNECT: Duration = Duration::from_millis(1500);
@@ -34,7 +28,11 @@ const CONNECT: Duration = Duration::from_millis(1500);
 /// How long a connection that was idle may take to show that it still works.
 const PING: Duration = Duration::from_secs(1);
 
-/// How long settings and checks of a new connection take, with a lock to wait for.
+/// How long a new connection may take to its first answer. A network that swallowed the question swallows it for ever,
+/// and nobody else connects meanwhile.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long the checks of a new connection take, with a lock to wait for.
 const PREPARE: Duration = Duration::from_secs(10);
 
 /// Waits that end on the server too, so that no transaction outlives the node that began it; and a commit is on
@@ -53,8 +51,9 @@ pub(super) type Prepare = fn(&mut PgConnection, bool) -> Work<'_, ()>;
 pub(super) struct Pool(Arc<Inner>);
 
 struct Inner {
-    options: PgConnectOptions,
+    address: Address,
     prepare: Prepare,
+    turn: Duration,
     permits: Semaphore,
     idle: Mutex<Vec<PgConnection>>,
     connecting: tokio::sync::Mutex<()>,
@@ -63,11 +62,12 @@ struct Inner {
 }
 
 impl Pool {
-    /// Connects to nothing yet.
-    pub(super) fn new(options: PgConnectOptions, prepare: Prepare) -> Self {
+    /// Connects to nothing yet. Whoever finds all connections in use, or others connecting, waits no longer than `turn`.
+    pub(super) fn new(address: Address, prepare: Prepare, turn: Duration) -> Self {
         Self(Arc::new(Inner {
-            options,
+            address,
             prepare,
+            turn,
             permits: Semaphore::new(CONNECTIONS),
             idle: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -76,31 +76,52 @@ impl Pool {
         }))
     }
 
+    /// How far its server is trusted.
+    pub(super) fn tls(&self) -> &Tls {
+        &self.0.address.tls
+    }
+
     /// Does `work` with a connection, within `limit`. A caller that goes away stops it nowhere in the middle.
     pub(super) async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
         F: for<'s> FnOnce(&'s mut PgConnection) -> Work<'s, T> + Send + 'static,
     {
+        self.run_and_keep_if(limit, |_| true, work).await
+    }
+
+    /// The same, after which the connection is used again only if the answer says so.
+    pub(super) async fn run_and_keep_if<T, F>(
+        &self,
+        limit: Duration,
+        keep: fn(&T) -> bool,
+        work: F,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: for<'s> FnOnce(&'s mut PgConnection) -> Work<'s, T> + Send + 'static,
+    {
         let inner = Arc::clone(&self.0);
-        let done = tokio::spawn(async move { inner.run(limit, work).await });
+        let done = tokio::spawn(async move { inner.run(limit, keep, work).await });
         done.await.unwrap_or_else(|_| Err(Fault::Unreachable("the work on it was broken off".into())))
     }
 }
 
 impl Inner {
-    async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, Fault>
+    async fn run<T, F>(&self, limit: Duration, keep: fn(&T) -> bool, work: F) -> Result<T, Fault>
     where
         F: for<'s> FnOnce(&'s mut PgConnection) -> Work<'s, T>,
     {
-        let Ok(Ok(_permit)) = timeout(TURN, self.permits.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout(self.turn, self.permits.acquire()).await else {
             return Err(Fault::Unreachable(format!("all {CONNECTIONS} connections are in use")));
         };
         let mut connection = self.connection().await?;
         let done = timeout(limit, work(&mut connection)).await;
         match done {
             Ok(Ok(answer)) => {
-                self.idle().push(connection);
+                if keep(&answer) {
+                    self.idle().push(connection);
+                }
                 Ok(answer)
             }
             Ok(Err(fault)) => Err(fault),
@@ -126,27 +147,35 @@ impl Inner {
                 }
             }
         }
-        let Ok(_one_at_a_time) = timeout(TURN, self.connecting.lock()).await else {
+        let Ok(_one_at_a_time) = timeout(self.turn, self.connecting.lock()).await else {
             return Err(Fault::Unreachable("others are waiting to connect".into()));
         };
-        self.away.may_try(CONNECT + PREPARE).map_err(Fault::Unreachable)?;
+        self.away.may_try(CONNECT + FIRST_ANSWER + PREPARE).map_err(Fault::Unreachable)?;
         let connected = self.connect().await;
         match &connected {
             Ok(_) => self.away.is_back(),
-            Err(Fault::Unreachable(reason) | Fault::Damaged(reason)) => self.away.failed(reason),
+            Err(fault) => self.away.failed(fault.reason()),
         }
         connected
     }
 
     async fn connect(&self) -> Result<PgConnection, Fault> {
-        let connected = timeout(CONNECT, PgConnection::connect_with(&self.options)).await;
-        let mut connection =
-            connected.map_err(|_| Fault::Unreachable("the server lets nobody in in time".into()))??;
-        let prepared = timeout(PREPARE, async {
-            sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
-            (self.prepare)(&mut connection, self.used.load(Ordering::SeqCst)).await
-        });
-        prepared.await.map_err(|_| Fault::Unreachable("a new connection does not answer".into()))??;
+        let Address { options, tls } = &self.address;
+        let connected = timeout(CONNECT, PgConnection::connect_with(options)).await;
+        let connected = connected.map_err(|_| Fault::Unreachable("the server lets nobody in in time".into()))?;
+        let mut connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => {
+                let refusal = tls.refusal(&error).await;
+                // Whatever it is: a database that is closed to all for an hour is opened again.
+                let reason = refusal.unwrap_or_else(|| Fault::from(error).reason().to_owned());
+                return Err(Fault::Unreachable(reason));
+            }
+        };
+        let set = timeout(FIRST_ANSWER, sqlx::raw_sql(SETTINGS).execute(&mut connection)).await;
+        set.map_err(|_| Fault::Unreachable("a new connection does not answer".into()))??;
+        let prepared = timeout(PREPARE, (self.prepare)(&mut connection, self.used.load(Ordering::SeqCst))).await;
+        prepared.map_err(|_| Fault::Unreachable("a new connection could not be checked in time".into()))??;
         self.used.store(true, Ordering::SeqCst);
         Ok(connection)
     }

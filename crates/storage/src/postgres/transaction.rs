@@ -80,6 +80,5 @@ async fn settle(pool: &Pool, transaction: &str, fault: Fault) -> Result<(), Faul
         }
         sleep(wait).await;
     }
-    let (Fault::Unreachable(reason) | Fault::Damaged(reason)) = fault;
-    Err(Fault::Unreachable(format!("whether a write was done is not known: {reason}")))
+    Err(Fault::Unreachable(format!("whether a write was done is not known: {}", fault.reason())))
 }

@@ -19,7 +19,7 @@ impl ToSql for Parameter<'_> {
 }
 
 /// The parts of an id, as many as the source has columns for it.
-pub(super) fn id<'a>(id: &'a RowId, spec: &SourceSpec) -> Result<Vec<Parameter<'a>>, Fault> {
+pub(super) fn id<'a>(id: &'a RowId, spec: &SourceSpec) -> Result<impl Iterator<Item = Parameter<'a>>, Fault> {
     let (given, needed) = (id.0.len(), spec.id.len());
     if given != needed {
         return Err(Fault::Mistaken(format!("an id has {needed} columns, {given} were given")));
@@ -29,7 +29,7 @@ pub(super) fn id<'a>(id: &'a RowId, spec: &SourceSpec) -> Result<Vec<Parameter<'
         IdPart::Text(text) | IdPart::Uuid(text) => ValueRef::Text(text.as_bytes()),
         IdPart::Bytes(bytes) => ValueRef::Blob(bytes),
     });
-    Ok(parts.map(Parameter).collect())
+    Ok(parts.map(Parameter))
 }
 
 /// A cell that can be written or compared; a number holds no value and never is.
@@ -63,14 +63,17 @@ pub(super) fn to_cell(value: ValueRef<'_>) -> Cell {
     }
 }
 
+/// The id that a row of a statement begins with.
+pub(super) fn to_row_id(row: &SqlRow<'_>, spec: &SourceSpec) -> Result<RowId, Fault> {
+    let parts = spec.id.iter().enumerate().map(|(at, name)| to_id(row.get_ref(at)?, name));
+    parts.collect::<Result<_, _>>().map(RowId)
+}
+
 /// A row as [`Sql`](super::sql::Sql) selects it.
 pub(super) fn to_row(row: &SqlRow<'_>, spec: &SourceSpec) -> Result<Row, Fault> {
-    let mut at = 0..;
+    let id = to_row_id(row, spec)?;
+    let mut at = spec.id.len()..;
     let mut next = || row.get_ref(at.next().unwrap_or(usize::MAX));
-    let mut id = Vec::with_capacity(spec.id.len());
-    for name in &spec.id {
-        id.push(to_id(next()?, name)?);
-    }
     let cell = to_cell(next()?);
     let mut columns = Vec::new();
     for name in spec.associated_data.columns() {
@@ -79,7 +82,7 @@ pub(super) fn to_row(row: &SqlRow<'_>, spec: &SourceSpec) -> Result<Row, Fault> 
             columns.push((name.to_owned(), value));
         }
     }
-    Ok(Row { id: RowId(id), cell, columns })
+    Ok(Row { id, cell, columns })
 }
 
 /// An id that can't be told apart from others would be skipped in silence: it stops the pass instead.

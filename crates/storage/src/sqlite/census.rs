@@ -7,21 +7,28 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     bind,
     fault::Fault,
+    preflight::unfit_kind,
     session::{History, Identity},
     source::{LIMIT_SCAN, open_existing, server},
-    sql::Sql,
+    sql::{Sql, table_name},
 };
-use crate::source::{Cell, Snapshot, Visit};
+use crate::source::{Cell, Snapshot, SourceSpec, Visit};
 
 /// How much is handed over at once.
 const BATCH_CELLS: usize = 256;
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The visitor runs here and the reading on a blocking thread, as the one can't leave and the other would block.
-pub(super) async fn census(path: PathBuf, sql: &Sql, visit: Visit<'_>) -> Result<Snapshot, Fault> {
+pub(super) async fn census(
+    path: PathBuf,
+    spec: &SourceSpec,
+    sql: &Sql,
+    visit: Visit<'_>,
+) -> Result<Snapshot, Fault> {
     let late = || Fault::Unreachable(format!("the census got no row for {} s", LIMIT_SCAN.as_secs()));
     let (give, mut batches) = mpsc::channel(2);
-    let statements = Statements { count: sql.count(), scan: sql.scan(), by_version: sql.by_version() };
+    let table = table_name(spec).to_owned();
+    let statements = Statements { table, count: sql.count(), scan: sql.scan(), by_version: sql.by_version() };
     let (tell, mut handle) = tokio::sync::oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || read(&path, statements, &give, tell));
     let shown = async {
@@ -43,6 +50,7 @@ pub(super) async fn census(path: PathBuf, sql: &Sql, visit: Visit<'_>) -> Result
 }
 
 struct Statements {
+    table: String,
     count: String,
     scan: String,
     by_version: String,
@@ -69,7 +77,7 @@ fn read(
     let not_conclusive = match locked {
         Ok(()) => {
             writer.execute_batch("ROLLBACK")?;
-            None
+            unfit_kind(&reader, &statements.table)?.flatten()
         }
         Err(Fault::Unreachable(reason)) => Some(format!(
             "a write that is under way could still store old values: {reason}; end it and count again"

@@ -49,6 +49,9 @@ pub(super) fn open(path: &Path, history: History) -> Result<Connection, Fault> {
         return Err(Fault::Damaged(format!("{} was emptied while it was in use", path.display())));
     }
     durable(&connection, history)?;
+    if format == 0 {
+        sync_name(path)?;
+    }
     if format < NEWEST {
         migrate(&mut connection)?;
     }
@@ -65,18 +68,27 @@ pub(super) fn open_existing(path: &Path, history: History) -> Result<Connection,
     open(path, history)
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
 fn create(path: &Path) -> Result<(), Fault> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = parent(path);
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
-        Ok(_) => {}
+        Ok(_) => Ok(()),
         // Somebody else made it meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Fault::Unreachable(format!("the directory {} does not exist; make it", parent.display())));
+            Err(Fault::Unreachable(format!("the directory {} does not exist; make it", parent.display())))
         }
-        Err(error) => return Err(Fault::io("make", path, &error)),
+        Err(error) => Err(Fault::io("make", path, &error)),
     }
-    // Else a power cut could take the file's name with it, and every acknowledged record.
+}
+
+/// Else a power cut could take the file's name with it, and every acknowledged record; so too where whoever made the
+/// file was killed before this.
+fn sync_name(path: &Path) -> Result<(), Fault> {
+    let parent = parent(path);
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| Fault::io("sync", parent, &error))

@@ -75,11 +75,8 @@ fn file(connection: &Connection, found: &mut Preflight) -> Result<(), Fault> {
 /// The columns of the table; `None` where there is no table that could be a source.
 fn table(connection: &Connection, spec: &SourceSpec, found: &mut Preflight) -> Result<Option<Vec<Column>>, Fault> {
     let table = table_name(spec);
-    let kind: Option<String> = connection
-        .query_row("SELECT type FROM pragma_table_list(?1) WHERE schema = 'main'", [table], |row| row.get(0))
-        .optional()?;
-    match kind.as_deref() {
-        Some("table") => {}
+    match unfit_kind(connection, table)? {
+        Some(None) => {}
         None => {
             let tables: Vec<String> = connection
                 .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name LIMIT 20")?
@@ -91,9 +88,8 @@ fn table(connection: &Connection, spec: &SourceSpec, found: &mut Preflight) -> R
             ));
             return Ok(None);
         }
-        Some(kind) => {
-            let what = if kind == "view" { "view" } else { "virtual table" };
-            found.blockers.push(format!("{table} is a {what}; declare the real table behind it as the source"));
+        Some(Some(reason)) => {
+            found.blockers.push(reason);
             return Ok(None);
         }
     }
@@ -103,6 +99,21 @@ fn table(connection: &Connection, spec: &SourceSpec, found: &mut Preflight) -> R
         Ok(Column { name: row.get(0)?, not_null: row.get(1)?, primary: row.get(2)?, generated: row.get(3)? })
     })?;
     Ok(Some(columns.collect::<Result<_, _>>()?))
+}
+
+/// Why a table is of no kind that could be a source, if there is one of this name.
+pub(super) fn unfit_kind(connection: &Connection, table: &str) -> Result<Option<Option<String>>, Fault> {
+    let kind: Option<String> = connection
+        .query_row("SELECT type FROM pragma_table_list(?1) WHERE schema = 'main'", [table], |row| row.get(0))
+        .optional()?;
+    Ok(kind.map(|kind| {
+        let what = match kind.as_str() {
+            "table" => return None,
+            "view" => "view",
+            _ => "virtual table",
+        };
+        Some(format!("{table} is a {what}; declare the real table behind it as the source"))
+    }))
 }
 
 /// Whether all columns are there, each in a role that it can have.
@@ -161,7 +172,7 @@ fn foreign_keys(connection: &Connection, spec: &SourceSpec, found: &mut Prefligh
 /// Which index gives the rows in the order of their ids, by SQLite's own plan.
 fn order(connection: &Connection, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
     let mut statement =
-        connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.read(true, &Selection::Every)))?;
+        connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.read(true, false, &Selection::Every)))?;
     // Explained, and not run: its parameters need no values.
     let mut plan = statement.raw_query();
     while let Some(step) = plan.next()? {
@@ -211,6 +222,15 @@ fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut P
         found.warnings.push(format!("accept_triggers names {name}, which no update of this column fires"));
     }
     Ok(())
+}
+
+/// The triggers on the table itself.
+pub(super) fn of_table(connection: &Connection, spec: &SourceSpec) -> Result<Vec<String>, Fault> {
+    let mut statement = connection.prepare(
+        "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY name",
+    )?;
+    let names = statement.query_map([table_name(spec)], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// Reads the table once for ids and associated data that no row can be told by.

@@ -15,8 +15,10 @@ use super::{
 use crate::{
     behind_prefix,
     open::source_path,
+    read_back::{altered, is_held, last_written},
     source::{
-        Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec, Swap, Swapped, Total, Visit,
+        CHUNK_BYTES_MAX, Chunk, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec,
+        Swap, Swapped, Total, Visit,
     },
 };
 
@@ -25,9 +27,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest that a call takes which may have to look at the whole table.
 pub(super) const LIMIT_SCAN: Duration = Duration::from_secs(1800);
-
-/// A chunk ends when it holds this much, however many rows were asked for.
-const CHUNK_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// A column of a user's SQLite file.
 ///
@@ -39,6 +38,8 @@ const CHUNK_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub struct SqliteSource {
     declared: Arc<Declared>,
     session: Session,
+    /// Chunks are read beside: else no reading would go on while others write.
+    reading: Session,
 }
 
 struct Declared {
@@ -59,7 +60,8 @@ impl SqliteSource {
             return Err(mistaken("it has no id; name the columns of its primary key".into()));
         }
         let sql = Sql::new(&spec);
-        Ok(Self { declared: Arc::new(Declared { spec, sql }), session: Session::new(path, open_existing) })
+        let [session, reading] = [(); 2].map(|()| Session::new(path.clone(), open_existing));
+        Ok(Self { declared: Arc::new(Declared { spec, sql }), session, reading })
     }
 
     async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, SourceError>
@@ -67,8 +69,16 @@ impl SqliteSource {
         T: Send + 'static,
         F: FnOnce(&mut Connection, &Declared) -> Result<T, Fault> + Send + 'static,
     {
+        self.run_in(&self.session, limit, work).await
+    }
+
+    async fn run_in<T, F>(&self, session: &Session, limit: Duration, work: F) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection, &Declared) -> Result<T, Fault> + Send + 'static,
+    {
         let declared = Arc::clone(&self.declared);
-        let done = self.session.run(limit, move |connection| work(connection, &declared)).await;
+        let done = session.run(limit, move |connection| work(connection, &declared)).await;
         done.map_err(|fault| fault.for_source(&self.declared.spec.name))
     }
 }
@@ -94,10 +104,50 @@ pub(super) fn server() -> String {
     format!("SQLite {}", rusqlite::version())
 }
 
-fn read(
+fn chunk(
+    connection: &Connection,
+    declared: &Declared,
+    after: Option<&RowId>,
+    most: Most,
+    select: &Selection,
+) -> Result<Chunk, Fault> {
+    if *select == Selection::Every {
+        let rows = most.rows.min(most.looked_at);
+        return read(connection, declared, (after, None), rows, select).map(Chunk::of_every);
+    }
+    let Some(end) = end(connection, declared, after, most.looked_at)? else {
+        return Ok(Chunk::of_every(Vec::new()));
+    };
+    let rows = read(connection, declared, (after, Some(&end)), most.rows, select)?;
+    Ok(Chunk::up_to(end, rows, most.rows))
+}
+
+/// The last of the next so many rows.
+fn end(
     connection: &Connection,
     Declared { spec, sql }: &Declared,
     after: Option<&RowId>,
+    rows: usize,
+) -> Result<Option<RowId>, Fault> {
+    let mut parameters = Vec::new();
+    if let Some(after) = after {
+        parameters.extend(bind::id(after, spec)?);
+    }
+    parameters.push(number(rows));
+    let mut statement = connection.prepare_cached(&sql.end(after.is_some()))?;
+    let mut found = statement.query(params_from_iter(parameters))?;
+    found.next()?.map(|row| bind::to_row_id(row, spec)).transpose()
+}
+
+fn number(rows: usize) -> Parameter<'static> {
+    Parameter(ValueRef::Integer(i64::try_from(rows).unwrap_or(i64::MAX)))
+}
+
+/// The selected rows between two ids, the second one with them.
+fn read(
+    connection: &Connection,
+    Declared { spec, sql }: &Declared,
+    (after, end): (Option<&RowId>, Option<&RowId>),
     rows_max: usize,
     select: &Selection,
 ) -> Result<Vec<Row>, Fault> {
@@ -108,11 +158,14 @@ fn read(
             bounds.extend(behind_prefix(prefix));
         }
     }
-    let mut parameters = after.map(|id| bind::id(id, spec)).transpose()?.unwrap_or_default();
+    let mut parameters = Vec::new();
+    for id in [after, end].into_iter().flatten() {
+        parameters.extend(bind::id(id, spec)?);
+    }
     parameters.extend(bounds.iter().map(|bound| Parameter(ValueRef::Blob(bound))));
-    parameters.push(Parameter(ValueRef::Integer(i64::try_from(rows_max).unwrap_or(i64::MAX))));
+    parameters.push(number(rows_max));
 
-    let mut statement = connection.prepare_cached(&sql.read(after.is_some(), select))?;
+    let mut statement = connection.prepare_cached(&sql.read(after.is_some(), end.is_some(), select))?;
     let mut found = statement.query(params_from_iter(parameters))?;
     let mut rows = Vec::new();
     let mut bytes = 0;
@@ -144,6 +197,10 @@ fn read_again(
     Ok(rows)
 }
 
+fn names(swap: &Swap) -> impl Iterator<Item = &str> {
+    swap.columns.iter().map(|(name, _)| name.as_str())
+}
+
 fn swap(
     connection: &mut Connection,
     Declared { spec, sql }: &Declared,
@@ -152,26 +209,54 @@ fn swap(
     // Immediate: a deferred one would fail at its first write where somebody else wrote since its first read.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut outcomes = Vec::with_capacity(batch.len());
-    for swap in batch {
-        let mut parameters = vec![bind::cell(&swap.new)?];
-        parameters.extend(bind::id(&swap.id, spec)?);
-        parameters.push(bind::cell(&swap.old)?);
-        parameters.extend(swap.columns.iter().map(|(_, value)| bind::column(value)));
-        let text = sql.swap(swap.columns.iter().map(|(name, _)| name.as_str()));
-        let rows = transaction.prepare_cached(&text)?.execute(params_from_iter(parameters))?;
-        outcomes.push(match rows {
-            0 => Swapped::Lost,
-            1 => Swapped::Done,
-            _ => {
-                let ids = spec.id.join(", ");
-                return Err(Fault::Mistaken(format!(
-                    "one id ({ids}) has {rows} rows; nothing was written. Name the primary key as id"
-                )));
-            }
-        });
+    // A row may lack a column of the associated data, so not all have one statement; nearly all do.
+    for alike in batch.chunk_by(|a, b| names(a).eq(names(b))) {
+        let Some(first) = alike.first() else { continue };
+        let mut statement = transaction.prepare_cached(&sql.swap(names(first)))?;
+        for swap in alike {
+            let id = bind::id(&swap.id, spec)?;
+            let (new, old) = (bind::cell(&swap.new)?, bind::cell(&swap.old)?);
+            let columns = swap.columns.iter().map(|(_, value)| bind::column(value));
+            let parameters = std::iter::once(new).chain(id).chain([old]).chain(columns);
+            let outcome = match statement.execute(params_from_iter(parameters))? {
+                0 => Swapped::Lost,
+                1 => Swapped::Done,
+                rows => {
+                    let ids = spec.id.join(", ");
+                    return Err(Fault::Mistaken(format!(
+                        "one id ({ids}) has {rows} rows; nothing was written. Name the primary key as id"
+                    )));
+                }
+            };
+            outcomes.push(outcome);
+        }
     }
+    check(&transaction, spec, sql, batch, &outcomes)?;
     transaction.commit()?;
     Ok(outcomes)
+}
+
+/// A trigger behind the update may have made something else of what was written, and so may the column's affinity, of
+/// which one row tells enough.
+fn check(
+    connection: &Connection,
+    spec: &SourceSpec,
+    sql: &Sql,
+    batch: &[Swap],
+    outcomes: &[Swapped],
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(&sql.read_again())?;
+    // Asked each time: one may have come since the preflight.
+    let fired = preflight::of_table(connection, spec)?;
+    let looked_at = if fired.is_empty() { 1 } else { batch.len() };
+    for swap in last_written(batch, outcomes).into_iter().take(looked_at) {
+        let mut found = statement.query(params_from_iter(bind::id(&swap.id, spec)?))?;
+        let row = found.next()?.map(|row| bind::to_row(row, spec)).transpose()?;
+        if !is_held(swap, row.as_ref()) {
+            return Err(Fault::Mistaken(altered(&spec.table, &fired)));
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -193,15 +278,10 @@ impl Source for SqliteSource {
         .await
     }
 
-    async fn read(
-        &self,
-        after: Option<&RowId>,
-        rows_max: usize,
-        select: &Selection,
-    ) -> Result<Vec<Row>, SourceError> {
+    async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError> {
         let (after, select) = (after.cloned(), select.clone());
-        self.run(LIMIT_SCAN, move |connection, declared| {
-            read(connection, declared, after.as_ref(), rows_max, &select)
+        self.run_in(&self.reading, LIMIT, move |connection, declared| {
+            chunk(connection, declared, after.as_ref(), most, &select)
         })
         .await
     }
@@ -218,7 +298,7 @@ impl Source for SqliteSource {
 
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError> {
         let path = self.session.path().to_owned();
-        let census = census::census(path, &self.declared.sql, visit).await;
+        let census = census::census(path, &self.declared.spec, &self.declared.sql, visit).await;
         census.map_err(|fault| fault.for_source(&self.declared.spec.name))
     }
 }
@@ -249,6 +329,8 @@ mod tests {
             key: "k".parse().unwrap(),
             associated_data: Template::default(),
             accept_triggers: Vec::new(),
+            adopt: false,
+            throttle_query: None,
         })
         .unwrap();
         let small = source.session.run(LIMIT, |connection| {

@@ -51,16 +51,32 @@ impl Sql {
         format!("SELECT {} FROM {}", columns.join(", "), self.table)
     }
 
-    /// The next rows in the order of their ids. Parameters: the id (if `after`), two bounds for every prefix that
-    /// something is behind and one for the others, and the number of rows.
-    pub(super) fn read(&self, after: bool, select: &Selection) -> String {
+    /// The id of the last of the next rows. Parameters: the id (if `after`) and the number of rows.
+    pub(super) fn end(&self, after: bool) -> String {
+        let ids = self.ids.join(", ");
+        let (behind, rows) = match after {
+            true => (format!(" WHERE ({ids}) > ({})", parameters(1, self.ids.len())), self.ids.len() + 1),
+            false => (String::new(), 1),
+        };
+        let descending: Vec<String> = self.ids.iter().map(|id| format!("{id} DESC")).collect();
+        let descending = descending.join(", ");
+        let table = &self.table;
+        format!(
+            "SELECT {ids} FROM (SELECT {ids} FROM {table}{behind} ORDER BY {ids} LIMIT ?{rows}) AS t \
+             ORDER BY {descending} LIMIT 1"
+        )
+    }
+
+    /// The next rows in the order of their ids. Parameters: the id (if `after`), the last one's (if `end`), two bounds
+    /// for every prefix that something is behind and one for the others, and the number of rows.
+    pub(super) fn read(&self, after: bool, end: bool, select: &Selection) -> String {
         let ids = self.ids.join(", ");
         let mut next = 1;
         let mut conditions = Vec::new();
-        if after {
+        for sign in [after.then_some(">"), end.then_some("<=")].into_iter().flatten() {
             let parameters = parameters(next, self.ids.len());
             next += self.ids.len();
-            conditions.push(format!("({ids}) > ({parameters})"));
+            conditions.push(format!("({ids}) {sign} ({parameters})"));
         }
         if let Selection::Prefixes(prefixes) = select {
             let bytes = format!("CAST({} AS BLOB)", self.column);
@@ -139,7 +155,7 @@ impl Sql {
              WHEN text GLOB 'km:v[1-9]*:*' AND version NOT GLOB '*[^0-9]*' THEN 'km:v' || version || ':' \
              WHEN substr(bytes, 1, 3) = x'4b4d01' AND length(bytes) > 7 THEN 'KM 0x' || hex(substr(bytes, 4, 4)) \
              WHEN text GLOB 'km:v*' OR substr(bytes, 1, 3) = x'4b4d01' THEN 'unreadable' \
-             ELSE 'foreign' END AS class, COUNT(*) AS rows FROM cut GROUP BY class ORDER BY class;"
+             ELSE 'foreign' END AS class, COUNT(*) AS rows FROM cut GROUP BY class ORDER BY length(class), class;"
         )
     }
 }

@@ -59,6 +59,8 @@ impl File {
             key: "k".parse().unwrap(),
             associated_data: associated_data.parse().unwrap(),
             accept_triggers: Vec::new(),
+            adopt: false,
+            throttle_query: None,
         }
     }
 

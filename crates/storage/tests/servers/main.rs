@@ -1,4 +1,4 @@
-//! The metadata store on real servers.
+//! The metadata store and sources on real servers.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,14 +9,47 @@
 )]
 #![allow(missing_docs, reason = "shared with the daemon's tests")]
 
+#[path = "../../../../tests/harness/authority.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod authority;
+#[path = "../../../../tests/harness/databases.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod databases;
 mod etcd;
+mod galera;
+mod galera_census;
+mod mariadb;
+mod mariadb_census;
+mod mariadb_odd;
+mod mariadb_source;
+mod mariadb_source_faults;
+mod mariadb_source_preflight;
+mod mariadb_source_traps;
+#[path = "../../../../tests/harness/network.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod network;
+#[path = "../../../../tests/harness/galera.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod nodes;
+mod odd;
 mod postgres;
+mod postgres_census;
+mod postgres_odd;
+mod postgres_source;
+mod postgres_source_faults;
+mod postgres_source_preflight;
+mod postgres_source_traps;
 #[path = "../../../../tests/harness/proxy.rs"]
 #[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
 mod proxy;
+#[path = "../../../../tests/harness/replicas.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod replicas;
 #[path = "../../../../tests/harness/servers.rs"]
 #[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
 mod servers;
+mod source_replicas;
+mod source_tls;
 
 use std::{
     sync::Arc,
@@ -29,7 +62,7 @@ use keymoot_storage::metadata::{Metadata, MetadataError, Stamp};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Far more than a store that is away takes to be known as such, and far less than the network would wait.
-const QUICK: Duration = Duration::from_secs(20);
+const QUICK: Duration = Duration::from_secs(60);
 
 fn is_unavailable<T>(answer: &Result<T, MetadataError>) -> bool {
     matches!(answer, Err(MetadataError::Unavailable(_)))
@@ -43,6 +76,19 @@ async fn assert_away(store: &dyn Metadata) -> String {
     let Err(MetadataError::Unavailable(reason)) = answer else { unreachable!("{answer:?}") };
     assert!(!reason.contains(servers::PASSWORD), "{reason}");
     reason
+}
+
+/// The same, until it says this: on a busy machine it may be that the server takes too long to refuse us.
+async fn until_away_for(store: &dyn Metadata, why: &str) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let reason = assert_away(store).await;
+        if reason.contains(why) {
+            return reason;
+        }
+        assert!(Instant::now() < end, "{reason}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits until the store answers again, by itself.

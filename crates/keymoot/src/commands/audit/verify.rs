@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,8 @@ use crate::{
 
 const HEAD_BYTES_MAX: u64 = 64 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How often a directory is listed in which new files are begun meanwhile.
+const LISTINGS_MAX: usize = 100;
 
 /// Verify the files of an audit log, offline, and name the first bad line
 #[derive(Debug, clap::Args)]
@@ -65,9 +67,9 @@ pub(crate) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> 
     if let Some(signed) = &witness.signed {
         witness.check(signed).map_err(|reason| anyhow::anyhow!("the signed head: {reason}"))?;
     }
-    let paths = in_order(&args.files)?;
-    let report = read(&paths, args.from, &mut witness)?;
-    let verdict = Verdict::of(paths, &report, &witness);
+    let files = in_order(&args.files)?;
+    let report = read(&files, args.from, &mut witness)?;
+    let verdict = Verdict::of(files.into_iter().map(|opened| opened.path).collect(), &report, &witness);
     context.out.result(&verdict, Verdict::text)?;
     Ok(if verdict.whole() { Exit::Done } else { Exit::Failed })
 }
@@ -78,28 +80,65 @@ fn read_head(path: &Path) -> anyhow::Result<SignedHead> {
         .map_err(|error| wrong_usage(format!("{}: it is no signed head: {error}", path.display())))
 }
 
+/// A file that stays what it is, whatever a running daemon does to its name.
+struct Opened {
+    path: PathBuf,
+    file: File,
+    /// Where it belongs.
+    first_seq: u64,
+}
+
+impl Opened {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let first_seq = first_seq(path, &file)?;
+        file.rewind()?;
+        Ok(Self { path: path.into(), file, first_seq })
+    }
+}
+
 /// Every file, directories taken apart, in the order of their first lines.
-fn in_order(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+fn in_order(given: &[PathBuf]) -> anyhow::Result<Vec<Opened>> {
     let mut files = Vec::new();
     for path in given {
-        if !path.is_dir() {
-            files.push((first_seq(path)?, path.clone()));
-            continue;
-        }
-        let before = files.len();
         let cant_read = || format!("can't read {}", path.display());
-        for entry in fs::read_dir(path).with_context(cant_read)? {
-            let path = entry.with_context(cant_read)?.path();
-            if name_of(&path).is_some_and(|name| name.starts_with("audit") && name.ends_with(".jsonl")) {
-                files.push((first_seq(&path)?, path));
+        if path.is_dir() {
+            let of_directory = of_directory(path).with_context(cant_read)?;
+            if of_directory.is_empty() {
+                return Err(wrong_usage(format!("there is no audit*.jsonl in {}", path.display())));
             }
-        }
-        if files.len() == before {
-            return Err(wrong_usage(format!("there is no audit*.jsonl in {}", path.display())));
+            files.extend(of_directory);
+        } else {
+            files.push(Opened::open(path).with_context(cant_read)?);
         }
     }
-    files.sort();
-    Ok(files.into_iter().map(|(_, path)| path).collect())
+    files.sort_by(|one, other| (one.first_seq, &one.path).cmp(&(other.first_seq, &other.path)));
+    Ok(files)
+}
+
+/// All files of a log, opened between two rotations of a daemon that may run: one in their midst would take a file out of
+/// what is read, and its lines would seem to be lost.
+fn of_directory(directory: &Path) -> io::Result<Vec<Opened>> {
+    for _ in 0..LISTINGS_MAX {
+        let names = names_in(directory)?;
+        let opened: io::Result<Vec<_>> = names.iter().map(|path| Opened::open(path)).collect();
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened if names_in(directory)? == names => return opened,
+            _ => {}
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "new files are begun faster than they are opened"))
+}
+
+/// In the order of their names.
+fn names_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_of_a_log =
+        |path: &PathBuf| name_of(path).is_some_and(|name| name.starts_with("audit") && name.ends_with(".jsonl"));
+    let paths: io::Result<Vec<_>> = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect();
+    let mut names: Vec<_> = paths?.into_iter().filter(is_of_a_log).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn name_of(path: &Path) -> Option<&str> {
@@ -107,7 +146,7 @@ fn name_of(path: &Path) -> Option<&str> {
 }
 
 /// Where a file belongs: a rotated one says so by its name, which a damaged first line can't spoil.
-fn first_seq(path: &Path) -> anyhow::Result<u64> {
+fn first_seq(path: &Path, file: &File) -> io::Result<u64> {
     #[derive(serde::Deserialize)]
     struct Numbered {
         seq: u64,
@@ -117,22 +156,19 @@ fn first_seq(path: &Path) -> anyhow::Result<u64> {
         return Ok(seq);
     }
     let mut line = Vec::new();
-    let first = |line: &mut Vec<u8>| -> io::Result<usize> {
-        BufReader::new(File::open(path)?).take(LINE_BYTES_MAX as u64).read_until(b'\n', line)
-    };
-    first(&mut line).with_context(|| format!("can't read {}", path.display()))?;
+    BufReader::new(file).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
     Ok(serde_json::from_slice(&line).map_or(u64::MAX, |Numbered { seq }| seq))
 }
 
-fn read(paths: &[PathBuf], from: u64, witness: &mut Witness<'_>) -> anyhow::Result<Report> {
+fn read(files: &[Opened], from: u64, witness: &mut Witness<'_>) -> anyhow::Result<Report> {
     let mut verifier = Verifier::starting_at(from);
     let mut chunk = vec![0; CHUNK_BYTES];
-    for (index, path) in paths.iter().enumerate() {
+    for (index, Opened { path, file, .. }) in files.iter().enumerate() {
         if index > 0 {
             verifier.next_file();
         }
         let mut feed = || -> io::Result<bool> {
-            let mut file = File::open(path)?;
+            let mut file = file;
             loop {
                 let read = file.read(&mut chunk)?;
                 let bytes = chunk.get(..read).unwrap_or_default();

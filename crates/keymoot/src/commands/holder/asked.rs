@@ -89,6 +89,14 @@ impl Asked {
             "retire-override" => {
                 format!("You are asked to let {version} be thrown away WITHOUT EVIDENCE that nothing needs it.")
             }
+            "release" => format!(
+                "You are asked to let the values of {} be written IN CLEAR into their database, for all who can read it.",
+                self.fields.get("source").map_or_else(|| "a source".into(), |source| shown("source", source))
+            ),
+            "window" => "You are asked to let the members below, when they are restarted, get ALL KEYS from an unlocked \
+                         one without the holders, for the time below. Whoever has control of one of these machines \
+                         in that time gets the keys too."
+                .into(),
             other => format!("You are asked for `{}`.", printable(other)),
         }
     }
@@ -168,6 +176,19 @@ mod tests {
         assert!(text.contains(&detail.digest.to_string()));
         let unknown = Asked::read("r1", &detail).unwrap().describe(&detail, None);
         assert!(unknown.contains("ann\t?\tage1a"), "{unknown}");
+    }
+
+    #[test]
+    fn a_release_is_called_what_it_is_and_shows_the_column() {
+        let detail = detail(json!({
+            "id": "r1", "operation": "release", "keyring_id": "0102030405060708", "source": "shop.note",
+            "table": "orders", "column": "note", "key": "pii", "declaration": "00".repeat(32),
+        }));
+        let text = Asked::read("r1", &detail).unwrap().describe(&detail, None);
+        assert!(text.starts_with("You are asked to let the values of shop.note be written IN CLEAR"), "{text}");
+        for line in ["table: orders", "column: note", "key: pii"] {
+            assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -5,10 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use keymoot_api::{
     init::HolderSpec,
-    rotate::{ImportRequest, RequestBody, ReshareRequest, RetireOverrideRequest, StageRequest, VersionDetail},
+    rotate::{
+        ImportRequest, ReleaseRequest, RequestBody, ReshareRequest, RetireOverrideRequest, StageRequest,
+        VersionDetail,
+    },
 };
 use keymoot_client::Control;
-use keymoot_types::{HolderName, KeyName, KeyVersion, VersionState};
+use keymoot_types::{HolderName, KeyName, KeyVersion, SourceName, VersionState};
 
 use crate::{
     cli::Context,
@@ -101,6 +104,11 @@ pub(super) async fn retire_override(
     ask(context, control, &RequestBody::RetireOverride(request)).await
 }
 
+/// Into plaintext again.
+pub(super) async fn release(context: &Context, control: &Control, source: SourceName) -> anyhow::Result<Exit> {
+    ask(context, control, &RequestBody::Release(ReleaseRequest { source })).await
+}
+
 /// Back from being forgotten.
 pub(super) async fn import(
     context: &Context,
@@ -152,7 +160,11 @@ fn show(now: &VersionDetail, holders: &[HolderSpec], threshold: Option<u8>) {
 }
 
 /// Makes the request, and says what the holders do now.
-async fn ask(context: &Context, control: &Control, body: &RequestBody) -> anyhow::Result<Exit> {
+pub(in crate::commands) async fn ask(
+    context: &Context,
+    control: &Control,
+    body: &RequestBody,
+) -> anyhow::Result<Exit> {
     let answer = control.request(body).await.context("asking for the holders' consent")?;
     context.out.result(&answer, |answer| {
         format!(
@@ -182,7 +194,15 @@ fn afterwards(body: &RequestBody) -> String {
                  enough new ones are proved, and are to be destroyed then: resharing does not make them worthless"
             )
         }
+        RequestBody::Window(window) => format!(
+            "with the last of them it is open for {}, and ends by itself; to end it at once\n  keymoot window end ID",
+            window.duration
+        ),
         RequestBody::Import(import) => format!("then load v{} with\n  keymoot unlock FILE…", import.version),
+        RequestBody::Release(release) => format!(
+            "with the last of them a job begins to write {} in clear: `keymoot rekey watch`",
+            release.source
+        ),
         _ => "with the last of them it is done".into(),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::harness::World;
+use super::World;
 
 /// `strace` on the running daemon: it dies at the `nth` such call of a thread.
 pub struct Trap(Child);
@@ -70,6 +70,15 @@ pub fn dies(pid: u32) -> bool {
         std::thread::sleep(std::time::Duration::from_millis(50));
         is_dead(pid)
     })
+}
+
+/// Ends the tracer of a process, if it has one: what was traced runs on.
+pub fn release(pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map_or("0", str::trim);
+    if tracer != "0" {
+        assert!(Command::new("kill").args(["-KILL", tracer]).status().is_ok());
+    }
 }
 
 fn said(child: &mut Child) -> String {

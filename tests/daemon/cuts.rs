@@ -1,0 +1,80 @@
+//! A share that is late, and what is meant for another cluster.
+
+use serde_json::json;
+
+use crate::harness::{
+    World, client,
+    proxy::{Proxy, Rule},
+};
+
+fn have(world: &World) -> u64 {
+    world.get("/v1/status")["versions"][0]["have"].as_u64().unwrap()
+}
+
+/// Gives the first holder's share through the proxy, over a connection of its own.
+fn give(world: &World, proxy: &Proxy) -> Option<u16> {
+    let http = client(&world.data_dir().join("tls-cert.pem"));
+    let url = format!("https://{}/v1/unlock/parts", proxy.address());
+    let sent = http.post(url).body(world.parts(&[(9, 1)])).send();
+    // What was cut off within the body of an answer is no answer either.
+    let answer = sent.ok()?;
+    let status = answer.status().as_u16();
+    answer.bytes().is_ok().then_some(status)
+}
+
+#[test]
+fn fault_60_a_share_that_comes_late_and_twice_at_once_is_counted_once() {
+    let mut world = World::new("");
+    world.start();
+    world.init(5, 9);
+    let proxy = Proxy::new(world.control_url().strip_prefix("https://").unwrap().parse().unwrap());
+    proxy.set(Rule::Delay(std::time::Duration::from_millis(50)));
+    std::thread::scope(|scope| {
+        let giving: Vec<_> = (0..4).map(|_| scope.spawn(|| give(&world, &proxy))).collect();
+        let answers: Vec<_> = giving.into_iter().map(|one| one.join().unwrap()).collect();
+        assert!(answers.iter().all(Option::is_some), "{answers:?}");
+        assert!(answers.contains(&Some(200)), "{answers:?}");
+    });
+    assert_eq!((have(&world), world.state().as_str()), (1, "unlocking"));
+}
+
+/// A keyring of the same name, made elsewhere; and a store that a newer build has written to.
+#[test]
+fn fault_50_what_is_aimed_at_another_cluster_is_refused_and_a_newer_store_is_left_unread() {
+    let mut here = crate::unlocked(5);
+    let there = crate::unlocked(5);
+    let value = here.encrypt(b"x");
+    let revision = here.get("/v1/status")["revision"].clone();
+    let identity = |world: &World| {
+        let status = world.get("/v1/status");
+        (status["keyring_id"].clone(), status["revision"].clone())
+    };
+    assert_ne!(identity(&here).0, identity(&there).0);
+    // A share, a consent, a request and a manifest of the other one.
+    let request = there.ask(json!({"operation": "stage"}));
+    let share = there.parts(&[(9, 1)]).into_bytes();
+    let foreign =
+        |path: &str| here.raw(format!("{}{path}", here.control_url()), "POST", None, share.clone()).expect(422);
+    let refused = foreign("/v1/unlock/parts");
+    assert_eq!(refused["rejected"][0]["code"], "wrong_keyring", "{refused}");
+    let refused = foreign("/v1/prove/parts");
+    assert_eq!(refused["rejected"][0]["code"], "wrong_keyring", "{refused}");
+    assert_eq!(here.consent(&request, &[(9, 1)]).status, 404);
+    let digest = "00".repeat(32);
+    let confirm = here.post("/v1/manifest/confirm", json!({"revision": revision, "digest": digest}));
+    assert_eq!(confirm.code(), "conflict", "{}", confirm.json);
+    assert_eq!(here.get("/v1/status")["revision"], revision);
+
+    here.stop();
+    let store = here.data_dir().join("meta.db");
+    rusqlite::Connection::open(&store).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    let before = std::fs::read(&store).unwrap();
+    here.start();
+    let status = here.get("/v1/status");
+    assert_eq!(status["manifest"], "last-good", "{status}");
+    assert!(status["needs"].to_string().contains("format 2"), "{status}");
+    here.unlock_by(9, &[1, 2]);
+    assert_eq!(here.open(&value), b"x");
+    assert_eq!(here.post("/v1/requests", json!({"operation": "stage"})).status, 503);
+    assert_eq!(std::fs::read(&store).unwrap(), before, "it was written to");
+}
