@@ -166,7 +166,7 @@ impl Shared {
         match (job.ack, job.ask) {
             // Whoever asked may have gone and spilled it.
             (Some(ack), _) => drop(ack.send(Err(refusal))),
-            (None, Ask::Append(entry)) => self.spills.spill(&entry, Uuid::now_v7(), &refusal.to_string()),
+            (None, Ask::Append { entry, .. }) => self.spills.spill(&entry, Uuid::now_v7(), &refusal.to_string()),
             (None, _) => {}
         }
     }
@@ -227,7 +227,7 @@ impl Audit {
             self.shared.failed(&format!("its thread did not start: {error}"));
         }
         // The start goes on without it, if it takes long.
-        drop(self.ask(Ask::Reopen, None).await);
+        drop(self.ask(Ask::Reopen).await);
     }
 
     /// Records, durably, before it returns: its number, or why not.
@@ -241,7 +241,7 @@ impl Audit {
                 counter!("keymoot_audit_failures_total").increment(1);
                 Err(Refusal::NotNow(cause))
             }
-            None => self.ask(Ask::Append(entry), spilled_as).await.map(|tip| tip.seq),
+            None => self.ask(Ask::Append { entry, spilled_as }).await.map(|tip| tip.seq),
         }
     }
 
@@ -270,14 +270,14 @@ impl Audit {
 
     /// A new file, where the old one was moved away.
     pub(crate) async fn reopen(&self) {
-        if let Err(cause) = self.ask(Ask::Reopen, None).await {
+        if let Err(cause) = self.ask(Ask::Reopen).await {
             tracing::error!(%cause, "no new file of the audit log was begun");
         }
     }
 
     /// Writes down what was signed, if it is still the end of the log.
     pub(crate) async fn checkpoint(&self, signed: SignedHead) -> bool {
-        let written = self.ask(Ask::Checkpoint(signed.clone()), None).await.is_ok();
+        let written = self.ask(Ask::Checkpoint(signed.clone())).await.is_ok();
         if written {
             self.shared.compared(&signed.head);
             let mut state = self.shared.state();
@@ -309,7 +309,7 @@ impl Audit {
     /// What was signed before is not what lies here.
     pub(crate) async fn declare_lost(&self, signed: SignedHead, reason: String) {
         self.shared.lost(reason.clone(), Some(&signed));
-        drop(self.ask(Ask::Lost(signed, reason), None).await);
+        drop(self.ask(Ask::Lost(signed, reason)).await);
     }
 
     /// Nobody can tell whether what was signed before is what lay here. The line keeps what was signed, as a newer
@@ -328,9 +328,9 @@ impl Audit {
         }
     }
 
-    async fn ask(&self, ask: Ask, spilled_as: Option<Uuid>) -> Result<Tip, Refusal> {
+    async fn ask(&self, ask: Ask) -> Result<Tip, Refusal> {
         let (ack, mut told) = oneshot::channel();
-        self.queue.try_send(Job { ask, ack: Some(ack), spilled_as }).map_err(|_| Refusal::NotNow(FULL.into()))?;
+        self.queue.try_send(Job { ask, ack: Some(ack) }).map_err(|_| Refusal::NotNow(FULL.into()))?;
         let answer = match timeout(WAIT, &mut told).await {
             Ok(answer) => answer.ok(),
             Err(_) => {

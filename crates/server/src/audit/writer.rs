@@ -35,8 +35,8 @@ pub(super) const GROUP_BYTES_MAX: usize = 512 * 1024;
 
 /// What the writer is asked for.
 pub(super) enum Ask {
-    /// A line.
-    Append(Entry),
+    /// A line, and under which id it is spilled where that takes too long.
+    Append { entry: Entry, spilled_as: Option<Uuid> },
     /// A line that says what was signed, if that is still the end of the log.
     Checkpoint(SignedHead),
     /// What was signed is no longer there.
@@ -49,13 +49,18 @@ pub(super) struct Job {
     pub(super) ask: Ask,
     /// Who waits; nobody for what the daemon notes by itself.
     pub(super) ack: Option<oneshot::Sender<Result<Tip, Refusal>>>,
-    /// Under which it is spilled, where that takes too long.
-    pub(super) spilled_as: Option<Uuid>,
 }
 
 impl Job {
     pub(super) fn note(entry: Entry) -> Self {
-        Self { ask: Ask::Append(entry), ack: None, spilled_as: None }
+        Self { ask: Ask::Append { entry, spilled_as: None }, ack: None }
+    }
+
+    fn spilled_as(&self) -> Option<Uuid> {
+        match self.ask {
+            Ask::Append { spilled_as, .. } => spilled_as,
+            _ => None,
+        }
     }
 }
 
@@ -144,7 +149,7 @@ impl Writer {
                     continue;
                 }
                 // The copy of one that took too long and was written after all.
-                if job.spilled_as.is_some_and(|id| self.shared.spills.is_written(id)) {
+                if job.spilled_as().is_some_and(|id| self.shared.spills.is_written(id)) {
                     answer(job, Ok(chain.tip()));
                     continue;
                 }
@@ -178,9 +183,10 @@ impl Writer {
         }
         let mut abandoned = Vec::new();
         for (job, tip) in made {
-            let intent = matches!(&job.ask, Ask::Append(entry) if entry.phase() == Phase::Intent);
+            let intent = matches!(&job.ask, Ask::Append { entry, .. } if entry.phase() == Phase::Intent);
+            let spilled_as = job.spilled_as();
             let gone = job.ack.is_some_and(|ack| ack.send(Ok(tip)).is_err());
-            if let Some(id) = job.spilled_as.filter(|_| gone) {
+            if let Some(id) = spilled_as.filter(|_| gone) {
                 self.shared.spills.written_after_all(id);
             } else if gone && intent {
                 let entry = Entry::new("not-done", Phase::Refused)
@@ -406,7 +412,7 @@ fn line(chain: &mut Chain, ask: &Ask) -> Result<Made, Refusal> {
     let mut next = chain.clone();
     let tip = next.tip();
     let entry = match ask {
-        Ask::Append(entry) => entry.clone(),
+        Ask::Append { entry, .. } => entry.clone(),
         Ask::Checkpoint(signed) => {
             if (signed.head.seq, signed.head.hash) != (tip.seq, tip.hash) {
                 return Err(Refusal::NotNow("the log went on meanwhile".into()));
@@ -460,7 +466,8 @@ mod tests {
     fn what_can_be_no_line_leaves_the_chain_where_it_is() {
         let node: NodeName = "local".parse().unwrap();
         let mut chain = Chain::new(node.clone(), "boot", Tip::START);
-        let fine = || Ask::Append(Entry::new("seal", Phase::Done));
+        let append = |entry| Ask::Append { entry, spilled_as: None };
+        let fine = || append(Entry::new("seal", Phase::Done));
         line(&mut chain, &fine()).unwrap();
         let tip = chain.tip();
         let lost = |seq: u64| {
@@ -469,7 +476,7 @@ mod tests {
             let version = KeyVersion::new(9).unwrap();
             Ask::Lost(SignedHead { head, version, public_key: [3; 32], signature: [4; 64] }, "it was cut".into())
         };
-        for bad in [lost(1 << 53), lost(u64::MAX), Ask::Append(Entry::new("not a word", Phase::Done))] {
+        for bad in [lost(1 << 53), lost(u64::MAX), append(Entry::new("not a word", Phase::Done))] {
             assert!(matches!(line(&mut chain, &bad), Err(Refusal::Never(_))));
             assert_eq!(chain.tip(), tip);
         }
