@@ -8,8 +8,8 @@
 //! [`metadata`] is the trait of the metadata store, [`source`] that of a user's column. Adapters stand beside
 //! them: [`sqlite`], [`postgres`], [`mysql`], [`etcd`] and, for tests, [`memory`]. [`open`] finds the adapter of an address. [`conformance`] is the
 //! suite that every adapter passes, [`faulty`] makes any of them fail at a chosen call, [`bounded`] keeps callers from
-//! waiting for long, `read_back` judges whether a batch is as it was written, `tls` says how far a server is trusted and
-//! `behind` how far its replicas are behind.
+//! waiting for long, `pool` keeps connections and makes them anew, `read_back` judges whether a batch is as it was written,
+//! `tls` says how far a server is trusted and `behind` how far its replicas are behind.
 
 mod away;
 mod behind;
@@ -21,6 +21,7 @@ pub mod memory;
 pub mod metadata;
 pub mod mysql;
 pub mod open;
+mod pool;
 pub mod postgres;
 mod read_back;
 pub mod source;

@@ -3,7 +3,7 @@
 use keymoot_types::SourceName;
 use sqlx::mysql::MySqlDatabaseError;
 
-use crate::source::SourceError;
+use crate::{pool::Failure, source::SourceError};
 
 /// Why a piece of work on a database was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,18 @@ pub(super) enum Fault {
     Unreachable(String),
     /// The table or the rights are not as declared.
     Mistaken(String),
+}
+
+impl Failure for Fault {
+    fn unreachable(reason: String) -> Self {
+        Self::Unreachable(reason)
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::Unreachable(reason) | Self::Mistaken(reason) => reason,
+        }
+    }
 }
 
 impl Fault {

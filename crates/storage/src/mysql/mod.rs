@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! `options` reads an address, `pool` keeps connections, `fault` says what an error means. `table` looks up what a
+//! `options` reads an address, `pool` makes a session, `fault` says what an error means. `table` looks up what a
 //! table is like, `sql` makes its statements from that and `bind` carries values in and out. [`MySqlSource`] is in
 //! `source`, what it refuses in `preflight` (and `rights`, `width`, `checks`), its counting in `census` (and `older`: whom
 //! a snapshot could not see; `beside`: what no count of the table shows), how busy the server is in `load` and what

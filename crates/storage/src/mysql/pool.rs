@@ -1,36 +1,15 @@
-//! Connections with a server: a few, made when they are needed, given up after any error.
-//!
-//! A future of the driver that was dropped leaves an answer behind that nobody read, or an open transaction. So work
-//! runs in a task of its own, which a caller that goes away does not end; and a connection whose work failed, or took
-//! too long, is closed and never used again.
+//! A session with a server, ready for use, and the pool of them.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, mysql::MySqlConnection};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
 use super::{fault::Fault, galera, options::Address, sql::Sql, table};
-use crate::{away::Away, source::SourceSpec, tls::Tls};
-
-/// The most connections at once.
-const CONNECTIONS: usize = 8;
-
-/// How long to wait for a connection that other chunks use: more may be in flight than there are connections, and each
-/// may wait for locks as long as a call takes.
-const TURN: Duration = Duration::from_secs(60);
-
-/// How long to wait while others connect.
-const CONNECT_TURN: Duration = Duration::from_secs(10);
+use crate::{pool, source::SourceSpec};
 
 /// How long a server may take to let a connection in. A server that is away is known as such by then.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// How long a connection that was idle may take to show that it still works.
-const PING: Duration = Duration::from_secs(2);
+const LET_IN: Duration = Duration::from_secs(5);
 
 /// How long settings of a new connection take.
 const PREPARE: Duration = Duration::from_secs(10);
@@ -51,15 +30,13 @@ const ROLLED_BACK: &str =
     "the server rolled the transaction back, as a cluster does for another node's write; nothing was written";
 
 /// Something that is done with a connection.
-pub(super) type Work<'s, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 's>>;
+pub(super) type Work<'s, T> = pool::Work<'s, T, Fault>;
 
 /// A connection that is ready for use, and what is known of its server.
 pub(super) struct Session {
     pub(super) connection: MySqlConnection,
     pub(super) server: Server,
     sql: Option<Arc<Sql>>,
-    /// An answer was not read to its end: it would have to be before the next.
-    pub(super) unread: bool,
 }
 
 /// Which server it is.
@@ -84,7 +61,7 @@ impl Server {
 
 impl Session {
     async fn connect(Address { options, tls, .. }: &Address) -> Result<Self, Fault> {
-        let connected = timeout(CONNECT, MySqlConnection::connect_with(options)).await;
+        let connected = timeout(LET_IN, MySqlConnection::connect_with(options)).await;
         let connected = connected.map_err(|_| Fault::Unreachable("the server lets nobody in in time".into()))?;
         let mut connection = match connected {
             Ok(connection) => connection,
@@ -101,7 +78,7 @@ impl Session {
         });
         let server =
             prepared.await.map_err(|_| Fault::Unreachable("a new connection does not answer".into()))??;
-        let mut session = Self { connection, server, sql: None, unread: false };
+        let mut session = Self { connection, server, sql: None };
         session.limit_statements(STATEMENT).await?;
         Ok(session)
     }
@@ -148,116 +125,34 @@ impl Session {
 }
 
 /// The connections with one server.
-#[derive(Clone)]
-pub(super) struct Pool(Arc<Inner>);
+pub(super) type Pool = pool::Pool<Address>;
 
-struct Inner {
-    address: Address,
-    permits: Semaphore,
-    idle: Mutex<Vec<Session>>,
-    connecting: tokio::sync::Mutex<()>,
-    away: Away,
+impl pool::Server for Address {
+    type Connection = Session;
+    type Fault = Fault;
+
+    const CONNECT: Duration = LET_IN.saturating_add(PREPARE);
+    const PING: Duration = Duration::from_secs(2);
+
+    async fn connect(&self) -> Result<Session, Fault> {
+        Session::connect(self).await
+    }
+
+    async fn ping(session: &mut Session) -> bool {
+        session.connection.ping().await.is_ok()
+    }
 }
 
 impl Pool {
-    /// Connects to nothing yet.
-    pub(super) fn new(address: Address) -> Self {
-        Self(Arc::new(Inner {
-            address,
-            permits: Semaphore::new(CONNECTIONS),
-            idle: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
-            away: Away::default(),
-        }))
-    }
-
-    /// The addresses of its replicas that were named.
-    pub(super) fn replicas(&self) -> &[String] {
-        &self.0.address.replicas
-    }
-
-    /// How far its server is trusted.
-    pub(super) fn tls(&self) -> &Tls {
-        &self.0.address.tls
-    }
-
-    /// Does `work` with a connection, within `limit`. A caller that goes away stops it nowhere in the middle.
-    pub(super) async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, Fault>
-    where
-        T: Send + 'static,
-        F: for<'s> FnOnce(&'s mut Session) -> Work<'s, T> + Send + 'static,
-    {
-        let inner = Arc::clone(&self.0);
-        let done = tokio::spawn(async move { inner.run(limit, work).await });
-        done.await.unwrap_or_else(|_| Err(Fault::Unreachable("the work on it was broken off".into())))
-    }
-
     /// A connection of one's own, beside those of the pool.
     pub(super) async fn own(&self) -> Result<Session, Fault> {
-        Session::connect(&self.0.address).await
+        Session::connect(self.server()).await
     }
 
     /// The same with another server, at `host:port`, as the same user.
     pub(super) async fn own_at(&self, address: &str) -> Result<Session, Fault> {
         let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
         let port = port.parse().map_err(|_| Fault::Mistaken("its address is not of the form host:port".into()))?;
-        Session::connect(&self.0.address.at(host, port)).await
-    }
-}
-
-impl Inner {
-    async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, Fault>
-    where
-        F: for<'s> FnOnce(&'s mut Session) -> Work<'s, T>,
-    {
-        let Ok(Ok(_permit)) = timeout(TURN, self.permits.acquire()).await else {
-            return Err(Fault::Unreachable(format!("all {CONNECTIONS} connections are in use")));
-        };
-        let mut session = self.session().await?;
-        let done = timeout(limit, work(&mut session)).await;
-        match done {
-            Ok(Ok(answer)) => {
-                if !session.unread {
-                    self.idle().push(session);
-                }
-                Ok(answer)
-            }
-            Ok(Err(fault)) => Err(fault),
-            Err(_) => Err(Fault::Unreachable(format!("no answer within {} s", limit.as_secs()))),
-        }
-    }
-
-    /// A connection that works, as far as one can know.
-    async fn session(&self) -> Result<Session, Fault> {
-        loop {
-            // By itself, lest the lock be held while the connection is asked.
-            let idle = self.idle().pop();
-            let Some(mut idle) = idle else { break };
-            match timeout(PING, idle.connection.ping()).await {
-                Ok(Ok(())) => return Ok(idle),
-                // It was closed, as all are when a server restarts: the next, or a new one.
-                Ok(Err(_)) => {}
-                // The others would say nothing either.
-                Err(_) => {
-                    self.idle().clear();
-                    self.away.failed("the server does not answer");
-                    return Err(Fault::Unreachable("the server does not answer".into()));
-                }
-            }
-        }
-        let Ok(_one_at_a_time) = timeout(CONNECT_TURN, self.connecting.lock()).await else {
-            return Err(Fault::Unreachable("others are waiting to connect".into()));
-        };
-        self.away.may_try(CONNECT + PREPARE).map_err(Fault::Unreachable)?;
-        let connected = Session::connect(&self.address).await;
-        match &connected {
-            Ok(_) => self.away.is_back(),
-            Err(Fault::Unreachable(reason) | Fault::Mistaken(reason)) => self.away.failed(reason),
-        }
-        connected
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        Session::connect(&self.server().at(host, port)).await
     }
 }

@@ -69,12 +69,12 @@ pub(super) struct Replicas {
 impl Replicas {
     /// How far the slowest of them is behind `primary`; `None`: none is named.
     pub(super) async fn lag(&self, pool: &Pool, primary: &mut Session) -> Result<Option<Duration>, Fault> {
-        if pool.replicas().is_empty() {
+        if pool.server().replicas.is_empty() {
             return Ok(None);
         }
         let written = position(primary, "SELECT CAST(@@global.gtid_binlog_pos AS CHAR)").await?;
         let (mut replayed, end) = (Vec::new(), Instant::now() + ASK);
-        for address in pool.replicas() {
+        for address in &pool.server().replicas {
             let why = match timeout_at(end, self.ask(pool, address)).await {
                 Ok(Ok(position)) => {
                     replayed.push(position);

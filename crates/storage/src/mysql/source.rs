@@ -34,6 +34,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The longest that a call takes which may have to look at the whole table; the server stops it a little earlier.
 pub(super) const LIMIT_SCAN: Duration = Duration::from_secs(1800);
 
+/// How long to wait for a connection that other chunks use: more may be in flight than there are connections, and each
+/// may wait for locks as long as a call takes.
+const TURN: Duration = Duration::from_secs(60);
+
 /// How many rows one statement writes or finds by their ids. MariaDB makes a join of longer lists.
 ///
 /// Just so many, that few statements differ: each that the driver no longer remembers it tells the server to forget, which
@@ -70,7 +74,7 @@ impl MySqlSource {
         if spec.id.is_empty() {
             return Err(mistaken("it has no id; name the columns of its primary key".into()));
         }
-        let pool = Pool::new(address);
+        let pool = Pool::new(address, TURN);
         Ok(Self { spec: Arc::new(spec), pool, pauses: Arc::default(), replicas: Arc::default() })
     }
 
@@ -94,9 +98,7 @@ impl MySqlSource {
             Box::pin(async move {
                 session.limit_statements(LIMIT_SCAN - STATEMENT).await?;
                 let done = work(session, spec).await?;
-                if !session.unread {
-                    session.limit_statements(STATEMENT).await?;
-                }
+                session.limit_statements(STATEMENT).await?;
                 Ok(done)
             })
         })
@@ -104,23 +106,25 @@ impl MySqlSource {
     }
 }
 
+/// A chunk, and whether its answer was not read to its end.
 async fn chunk(
     session: &mut Session,
     spec: &SourceSpec,
     after: Option<&RowId>,
     most: Most,
     select: &Selection,
-) -> Result<Chunk, Fault> {
+) -> Result<(Chunk, bool), Fault> {
     let sql = session.sql(spec).await?;
     if *select == Selection::Every {
         let rows = most.rows.min(most.looked_at);
-        return read(session, &sql, (after, None), rows, select).await.map(Chunk::of_every);
+        let (rows, unread) = read(session, &sql, (after, None), rows, select).await?;
+        return Ok((Chunk::of_every(rows), unread));
     }
     let Some(end) = end(session, &sql, after, most.looked_at).await? else {
-        return Ok(Chunk::of_every(Vec::new()));
+        return Ok((Chunk::of_every(Vec::new()), false));
     };
-    let rows = read(session, &sql, (after, Some(&end)), most.rows, select).await?;
-    Ok(Chunk::up_to(end, rows, most.rows))
+    let (rows, unread) = read(session, &sql, (after, Some(&end)), most.rows, select).await?;
+    Ok((Chunk::up_to(end, rows, most.rows), unread))
 }
 
 /// The last of the next so many rows.
@@ -140,14 +144,14 @@ async fn end(
     found.map(|row| bind::to_row_id(&row, 0, sql)).transpose()
 }
 
-/// The selected rows between two ids, the second one with them.
+/// The selected rows between two ids, the second one with them, and whether the answer was not read to its end.
 async fn read(
     session: &mut Session,
     sql: &Sql,
     (after, end): (Option<&RowId>, Option<&RowId>),
     rows_max: usize,
     select: &Selection,
-) -> Result<Vec<Row>, Fault> {
+) -> Result<(Vec<Row>, bool), Fault> {
     let mut arguments = MySqlArguments::default();
     for id in [after, end].into_iter().flatten() {
         bind::add_id(&mut arguments, id, sql, sql.bounds().into_iter())?;
@@ -169,12 +173,10 @@ async fn read(
         bytes += row.cell.bytes().map_or(0, <[u8]>::len);
         rows.push(row);
         if bytes >= CHUNK_BYTES_MAX && rows.len() < rows_max {
-            drop(found);
-            session.unread = true;
-            break;
+            return Ok((rows, true));
         }
     }
-    Ok(rows)
+    Ok((rows, false))
 }
 
 /// Pieces that are each as long as one statement, at most `rows_max`, and with what `bytes` says fit into one packet with
@@ -384,7 +386,7 @@ impl Source for MySqlSource {
             Box::pin(async move {
                 let mut found = preflight::preflight(session, &spec, ahead).await?;
                 galera_manners::preflight(&pool, session, &mut found).await?;
-                found.warnings.extend(pool.tls().warning(session.is_encrypted().await?));
+                found.warnings.extend(pool.server().tls.warning(session.is_encrypted().await?));
                 Ok(found)
             })
         })
@@ -396,11 +398,13 @@ impl Source for MySqlSource {
     }
 
     async fn chunk(&self, after: Option<&RowId>, most: Most, select: &Selection) -> Result<Chunk, SourceError> {
-        let (after, select) = (after.cloned(), select.clone());
-        self.run(LIMIT, move |session, spec| {
-            Box::pin(async move { chunk(session, &spec, after.as_ref(), most, &select).await })
-        })
-        .await
+        let (after, select, spec) = (after.cloned(), select.clone(), Arc::clone(&self.spec));
+        let read = self.pool.run_and_keep_if(
+            LIMIT,
+            |(_, unread): &(Chunk, bool)| !*unread,
+            move |session| Box::pin(async move { chunk(session, &spec, after.as_ref(), most, &select).await }),
+        );
+        read.await.map(|(chunk, _)| chunk).map_err(|fault| fault.for_source(&self.spec.name))
     }
 
     async fn read_again(&self, ids: &[RowId]) -> Result<Vec<Option<Row>>, SourceError> {

@@ -3,7 +3,7 @@
 use keymoot_types::SourceName;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::{metadata::MetadataError, source::SourceError};
+use crate::{metadata::MetadataError, pool::Failure, source::SourceError};
 
 /// `query_canceled`
 const CANCELLED: &str = "57014";
@@ -19,13 +19,19 @@ pub(super) enum Fault {
     Mistaken(String),
 }
 
-impl Fault {
-    pub(super) fn reason(&self) -> &str {
+impl Failure for Fault {
+    fn unreachable(reason: String) -> Self {
+        Self::Unreachable(reason)
+    }
+
+    fn reason(&self) -> &str {
         match self {
             Self::Unreachable(reason) | Self::Damaged(reason) | Self::Mistaken(reason) => reason,
         }
     }
+}
 
+impl Fault {
     pub(super) fn for_source(self, name: &SourceName) -> SourceError {
         let name = name.clone();
         match self {

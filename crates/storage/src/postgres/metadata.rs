@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use super::{
     fault::Fault,
     format, options,
-    pool::{Pool, Work},
+    pool::{Database, Pool, Work},
     transaction::transact,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl PostgresMetadata {
     /// # Errors
     /// [`OpenError`] for an address that can't be understood.
     pub fn open(url: &str) -> Result<Self, OpenError> {
-        Ok(Self { pool: Pool::new(options::parse(url)?, format::open, TURN) })
+        Ok(Self { pool: Pool::new(Database::new(options::parse(url)?, format::open), TURN) })
     }
 
     /// The same store, whose tables are never made.
@@ -49,7 +49,7 @@ impl PostgresMetadata {
     /// # Errors
     /// As [`PostgresMetadata::open`].
     pub fn open_existing(url: &str) -> Result<Self, OpenError> {
-        Ok(Self { pool: Pool::new(options::parse(url)?, format::open_existing, TURN) })
+        Ok(Self { pool: Pool::new(Database::new(options::parse(url)?, format::open_existing), TURN) })
     }
 
     /// Runs a statement that must change exactly the record `key`; else somebody else changed it.

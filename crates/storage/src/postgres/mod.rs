@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! What both share: `options` reads an address, `pool` keeps connections and connects them anew, `fault`
+//! What both share: `options` reads an address, `pool` makes a new connection, `fault`
 //! says what an error means, and `transaction` finds out what became of a commit whose answer was lost.
 //! [`PostgresMetadata`] is in `metadata` (and `format`: making and checking its tables), [`PostgresSource`] in `source`.
 

@@ -12,7 +12,7 @@ use super::{
     fault::Fault,
     pool::{Pool, Work},
 };
-use crate::away;
+use crate::{away, pool::Failure as _};
 
 /// How long to ask what became of a commit.
 const SETTLE: Duration = Duration::from_secs(8);

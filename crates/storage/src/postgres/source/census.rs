@@ -30,13 +30,9 @@ const BATCH_CELLS: usize = 512;
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The visitor runs here and the reading in the pool's task, which no caller cuts off in the middle.
-pub(super) async fn census(
-    pool: &Arc<Pool>,
-    declared: Arc<Declared>,
-    visit: Visit<'_>,
-) -> Result<Snapshot, Fault> {
+pub(super) async fn census(pool: &Pool, declared: Arc<Declared>, visit: Visit<'_>) -> Result<Snapshot, Fault> {
     let (give, mut batches) = mpsc::channel(2);
-    let pool = Arc::clone(pool);
+    let pool = pool.clone();
     let reading = tokio::spawn(async move {
         let read = pool.run(LIMIT, move |connection| {
             Box::pin(async move {

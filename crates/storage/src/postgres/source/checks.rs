@@ -8,7 +8,10 @@ use super::{
     shape::{Relation, Shape},
     sql::{catalogue, query},
 };
-use crate::source::{Preflight, Task};
+use crate::{
+    pool::Failure as _,
+    source::{Preflight, Task},
+};
 
 /// What it is called, its expression, whether that must hold (else it must only have a result), and the columns in it.
 type Check = (String, String, bool, Vec<String>);

@@ -34,7 +34,7 @@ use self::shape::Shape;
 use super::{
     fault::Fault,
     options,
-    pool::{Pool, Work},
+    pool::{Database, Pool, Work},
 };
 use crate::{
     behind::Behind,
@@ -60,7 +60,7 @@ const LIMIT_SCAN: Duration = Duration::from_secs(1800);
 /// the server is asked what became of it.
 pub struct PostgresSource {
     declared: Arc<Declared>,
-    pool: Arc<Pool>,
+    pool: Pool,
     behind: Arc<Behind<i64>>,
 }
 
@@ -98,7 +98,7 @@ impl PostgresSource {
         if spec.id.is_empty() {
             return Err(mistaken("it has no id; name the columns of its primary key".into()));
         }
-        let pool = Arc::new(Pool::new(address, session::prepare, TURN));
+        let pool = Pool::new(Database::new(address, session::prepare), TURN);
         let declared = Arc::new(Declared { spec, shape: Mutex::default() });
         Ok(Self { declared, pool, behind: Arc::default() })
     }
@@ -139,12 +139,12 @@ impl Source for PostgresSource {
 
     async fn preflight_for(&self, ahead: Ahead) -> Result<Preflight, SourceError> {
         let declared = Arc::clone(&self.declared);
-        let pool = Arc::clone(&self.pool);
+        let pool = self.pool.clone();
         let done = self.pool.run(LIMIT_SCAN, move |connection| {
             Box::pin(async move {
                 let encrypted = session::is_encrypted(connection).await?;
                 let mut found = preflight::preflight(connection, &declared.spec, ahead).await?;
-                found.warnings.extend(pool.tls().warning(encrypted));
+                found.warnings.extend(pool.server().address.tls.warning(encrypted));
                 Ok(found)
             })
         });
