@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keymoot_storage::metadata::MetadataError;
-use keymoot_types::SourceName;
+use keymoot_types::{SourceName, lifecycle::JobState};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -16,7 +16,7 @@ use crate::{
     gate::{Gate, Stop, backoff},
     held::Held,
     inner::Inner,
-    job::{JobId, JobRecord, JobState, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord},
     jobs::JobsError,
     keys::Service,
     lease::{BEAT, Watch},

@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     inner::Inner,
-    job::{JobRecord, JobState},
+    job::JobRecord,
     keys::Service,
     limits::Pace,
     live::Live,
     manners::Strain,
     probe::{Ease, Probe},
 };
-use keymoot_types::SourceName;
+use keymoot_types::{SourceName, lifecycle::JobState};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// With jitter up to twice as long.

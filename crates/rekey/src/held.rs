@@ -3,13 +3,14 @@
 use std::{future::Future, pin::pin, sync::Arc};
 
 use keymoot_storage::metadata::MetadataError;
+use keymoot_types::lifecycle::JobState;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     checkpoint::Durable,
     gate::Stop,
     inner::Inner,
-    job::{JobState, SourceRecord},
+    job::SourceRecord,
     lease::{BEAT, LAPSES_AFTER, Lease},
     live::Live,
 };

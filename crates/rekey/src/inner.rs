@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use keymoot_storage::metadata::{Metadata, MetadataError};
-use keymoot_types::{Digest, SourceName};
+use keymoot_types::{Digest, SourceName, lifecycle::JobState};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -15,7 +15,7 @@ use crate::{
     checkpoint::{Durable, JOBS, job_key, sources_prefix},
     clock,
     drive::drive,
-    job::{JobId, JobRecord, JobState, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord},
     jobs::{JobsError, Setup},
     keys::Service,
     live::Live,

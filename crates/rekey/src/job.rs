@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use keymoot_storage::source::RowId;
-use keymoot_types::{Digest, KeyVersion, NodeName, SourceName};
+use keymoot_types::{Digest, KeyVersion, NodeName, SourceName, lifecycle::JobState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -36,44 +36,6 @@ impl FromStr for JobId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
-    }
-}
-
-/// What a job is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Working, or waiting for something that will come by itself.
-    Running,
-    /// Waiting for a person, or for the end of a pause.
-    Paused,
-    /// Every value is of the primary.
-    Completed,
-    /// Every value is of the primary but those in quarantine.
-    CompletedWithQuarantine,
-    /// A source is not as it was declared; the others are done.
-    Failed,
-    /// Given up by an operator. What was rewritten stays.
-    Cancelled,
-}
-
-impl JobState {
-    /// Whether nothing more will happen.
-    pub fn ended(self) -> bool {
-        !matches!(self, Self::Running | Self::Paused)
-    }
-}
-
-impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Completed => "completed",
-            Self::CompletedWithQuarantine => "completed_with_quarantine",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        })
     }
 }
 

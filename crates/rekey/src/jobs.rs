@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use keymoot_storage::metadata::{Metadata, MetadataError};
-use keymoot_types::SourceName;
+use keymoot_types::{SourceName, lifecycle::JobState};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::{
     clock,
     gate::backoff,
     inner::Inner,
-    job::{JobId, JobRecord, JobState, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord},
     keys::{Brake, Keys, Sources},
     lease::Holder,
     limits::{LimitError, Limits, LimitsPatch},

@@ -47,9 +47,10 @@ pub mod view;
 pub mod walk;
 pub mod window;
 
-pub use job::{JobId, JobState, Throttle};
+pub use job::{JobId, Throttle};
 pub use jobs::{Jobs, JobsError, Setup, Start};
 pub use judge::Reason;
+pub use keymoot_types::lifecycle::JobState;
 pub use keys::{Brake, Keys, Released, Sources};
 pub use lease::Holder;
 pub use manners::Manners;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keymoot_storage::source::{Row, RowId};
-use keymoot_types::SourceName;
+use keymoot_types::{SourceName, lifecycle::JobState};
 use serde_json::Value as Json;
 
 use crate::{
     checkpoint::{Durable, source_key},
-    job::{JobId, JobRecord, JobState, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord},
     jobs::{Jobs, JobsError},
     judge::Judge,
     keys::Service,

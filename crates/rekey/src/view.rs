@@ -1,10 +1,10 @@
 //! A job as it is shown.
 
 use jiff::Timestamp;
-use keymoot_types::SourceName;
+use keymoot_types::{SourceName, lifecycle::JobState};
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, JobRecord, JobState, SourceRecord, Throttle};
+use crate::job::{JobId, JobRecord, SourceRecord, Throttle};
 use crate::limits::Limits;
 
 /// A job.

@@ -1,4 +1,4 @@
-//! The states of a node and of a key version.
+//! The states of a node, of a key version and of a rekey job.
 
 use std::fmt;
 
@@ -94,6 +94,49 @@ impl fmt::Display for VersionState {
             Self::Retired => "retired",
             Self::Aborted => "aborted",
         })
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// At work, or going on by itself after a restart and unlock.
+    Running,
+    /// By an operator, or because it ended its node ten times.
+    Paused,
+    /// Nothing old is left.
+    Completed,
+    /// Nothing old is left but rows that could not be read.
+    CompletedWithQuarantine,
+    /// It can't go on; what was done stays done.
+    Failed,
+    /// By an operator; what was done stays done.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing more will happen.
+    pub fn ended(self) -> bool {
+        !matches!(self, Self::Running | Self::Paused)
+    }
+
+    /// The word of the interfaces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::CompletedWithQuarantine => "completed_with_quarantine",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) async fn watch(control: &Control, id: &str) -> anyhow::Result<Job> {
             Ok(job) => {
                 away_since = None;
                 show.show(&job);
-                if job.state.is_over() {
+                if job.state.ended() {
                     show.end();
                     return Ok(job);
                 }
@@ -127,7 +127,7 @@ impl Show for Lines {
         let begun = *self.begun.get_or_insert(now);
         let interval = if now.duration_since(begun) < OFTEN { OFTEN_INTERVAL } else { SELDOM_INTERVAL };
         let due = self.shown.is_none_or(|shown| now.duration_since(shown) >= interval);
-        if due || job.state.is_over() {
+        if due || job.state.ended() {
             for source in &job.sources {
                 note(format!("{}: {}", source.name, line(job, source)));
             }

@@ -11,13 +11,13 @@ use keymoot_api::{
     Problem,
     census::CensusRequest,
     rekey::{
-        Job, JobAnswer, JobState as ShownState, JobsAnswer, Limits, LimitsRequest, PauseRequest, PlanAnswer,
-        PlanRequest, QuarantineAnswer, QuarantinedRow, RekeyRequest, Setting, SourceProgress,
+        Job, JobAnswer, JobsAnswer, Limits, LimitsRequest, PauseRequest, PlanAnswer, PlanRequest,
+        QuarantineAnswer, QuarantinedRow, RekeyRequest, Setting, SourceProgress,
     },
     routes,
     upkeep::Nothing,
 };
-use keymoot_rekey::{JobId, JobState, JobView, Start, limits::LimitsPatch};
+use keymoot_rekey::{JobId, JobView, Start, limits::LimitsPatch};
 use keymoot_types::{ErrorCode, SourceName};
 
 use super::table::{Answer, Call, Table, accepted, ok};
@@ -158,24 +158,13 @@ fn setting<T>(setting: Setting<T>) -> Option<Option<T>> {
 }
 
 fn brief(view: JobView) -> JobAnswer {
-    JobAnswer { id: view.id.to_string(), state: state(view.state) }
-}
-
-fn state(state: JobState) -> ShownState {
-    match state {
-        JobState::Running => ShownState::Running,
-        JobState::Paused => ShownState::Paused,
-        JobState::Completed => ShownState::Completed,
-        JobState::CompletedWithQuarantine => ShownState::CompletedWithQuarantine,
-        JobState::Failed => ShownState::Failed,
-        JobState::Cancelled => ShownState::Cancelled,
-    }
+    JobAnswer { id: view.id.to_string(), state: view.state }
 }
 
 fn shown(view: JobView) -> Job {
     Job {
         id: view.id.to_string(),
-        state: state(view.state),
+        state: view.state,
         dry_run: view.dry_run,
         started_at: view.started_at,
         ended_at: view.ended_at,

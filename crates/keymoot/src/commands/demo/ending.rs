@@ -43,7 +43,7 @@ impl Scene<'_> {
             let [scanned, rekeyed, _] = sums(&job);
             let served = self.clients()?.tally().served();
             progress.at(scanned, &format!(", {rekeyed} rekeyed, {served} requests served"));
-            if job.state.is_over() {
+            if job.state.ended() {
                 break job;
             }
             if scanned != seen {
