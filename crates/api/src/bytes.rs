@@ -2,22 +2,22 @@
 
 use std::{fmt, ops::Deref};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use zeroize::Zeroizing;
+use base64::{Engine as _, encoded_len, engine::general_purpose::STANDARD};
+use keymoot_types::Wiped;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::Error as _};
 
 /// Plaintext or associated data: wiped when dropped, and never shown. In JSON canonical standard base64.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Base64Bytes(Zeroizing<Vec<u8>>);
+pub struct Base64Bytes(Wiped);
 
 impl Base64Bytes {
     /// Takes the bytes over.
-    pub fn new(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+    pub fn new(bytes: impl Into<Wiped>) -> Self {
         Self(bytes.into())
     }
 
     /// Gives them up, still wiped when dropped.
-    pub fn into_inner(self) -> Zeroizing<Vec<u8>> {
+    pub fn into_inner(self) -> Wiped {
         self.0
     }
 }
@@ -38,7 +38,11 @@ impl fmt::Debug for Base64Bytes {
 
 impl Serialize for Base64Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(self.0.as_slice())))
+        let length =
+            encoded_len(self.0.len(), true).ok_or_else(|| S::Error::custom("too many bytes for a text"))?;
+        let mut text = Wiped::from(vec![0; length]);
+        STANDARD.encode_slice(self.0.as_slice(), &mut text).map_err(S::Error::custom)?;
+        serializer.serialize_str(std::str::from_utf8(&text).map_err(S::Error::custom)?)
     }
 }
 
@@ -57,7 +61,7 @@ impl<'de> Deserialize<'de> for Base64Bytes {
                 // The decoder's own error names the offending byte; ours names nothing.
                 STANDARD
                     .decode(text)
-                    .map(|bytes| Base64Bytes(Zeroizing::new(bytes)))
+                    .map(|bytes| Base64Bytes(bytes.into()))
                     .map_err(|_| E::custom("bytes are written as standard base64 with padding"))
             }
         }

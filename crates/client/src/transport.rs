@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keymoot_api::routes::{Method, Route};
-use keymoot_types::verdict::VERDICT_HEADER;
+use keymoot_types::{Wiped, verdict::VERDICT_HEADER};
 use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     redirect,
@@ -49,7 +49,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) verdict: Option<String>,
     pub(crate) retry_after: Option<Duration>,
-    pub(crate) body: Zeroizing<Vec<u8>>,
+    pub(crate) body: Wiped,
 }
 
 /// What one request may cost.
@@ -118,7 +118,7 @@ impl Transport {
         if let Some(body) = body {
             let json = serde_json::to_vec(body).map_err(|error| TransportError::Request(error.to_string()))?;
             // The owner is wiped when the last part of the request was written.
-            let json = Bytes::from_owner(Zeroizing::new(json));
+            let json = Bytes::from_owner(Wiped::from(json));
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
         let mut response = request.send().await.map_err(|error| self.trouble(&error))?;
@@ -127,7 +127,7 @@ impl Transport {
         let verdict = header(VERDICT_HEADER);
         let retry_after = header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let status = response.status().as_u16();
-        let mut body = Zeroizing::new(Vec::new());
+        let mut body = Wiped::default();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.trouble(&error))? {
             if body.len() + chunk.len() > limits.answer_bytes_max {
                 let reason = format!("it is longer than {} bytes", limits.answer_bytes_max);

@@ -1,5 +1,5 @@
 use keymoot_api::data::EncryptAnswer;
-use zeroize::Zeroizing;
+use keymoot_types::Wiped;
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn answer(status: u16, verdict: Option<&str>, body: &str) -> Answer {
         status,
         verdict: verdict.map(str::to_owned),
         retry_after: Some(Duration::from_secs(2)),
-        body: Zeroizing::new(body.as_bytes().to_vec()),
+        body: Wiped::from(body.as_bytes()),
     }
 }
 

@@ -10,8 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use keymoot_api::unlock::{Parts, PartsRequest};
 use keymoot_server::durable;
-use keymoot_types::part::PartsFile;
-use zeroize::Zeroizing;
+use keymoot_types::{Wiped, part::PartsFile};
 
 use crate::{exit::wrong_usage, identity, output::note};
 
@@ -22,8 +21,8 @@ pub(crate) const CONFIGURATION_BYTES_MAX: u64 = 1024 * 1024;
 const STDIN: &str = "-";
 
 /// Reads a file, or stdin for `-`.
-pub(crate) fn read(path: &Path, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let read = || -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read(path: &Path, bytes_max: u64) -> anyhow::Result<Wiped> {
+    let read = || -> anyhow::Result<Wiped> {
         if path == Path::new(STDIN) {
             return read_from(io::stdin().lock(), bytes_max);
         }
@@ -32,8 +31,8 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<
     read().with_context(|| format!("can't read {}", path.display()))
 }
 
-fn read_from(source: impl Read, bytes_max: u64) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
+fn read_from(source: impl Read, bytes_max: u64) -> anyhow::Result<Wiped> {
+    let mut bytes = Wiped::default();
     source.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
         bail!("it is longer than {bytes_max} bytes");

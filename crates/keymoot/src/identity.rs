@@ -8,6 +8,7 @@ use age::{
     x25519,
 };
 use anyhow::{Context as _, bail};
+use keymoot_types::Wiped;
 use zeroize::Zeroizing;
 
 use crate::{exit::wrong_usage, files};
@@ -81,7 +82,7 @@ pub(crate) fn read(
         let identity = scrypt::Identity::new(passphrase()?);
         let opened = age::decrypt(&identity, &bytes)
             .with_context(|| format!("{} does not open: a wrong passphrase, or another file", path.display()))?;
-        Zeroizing::new(opened)
+        Wiped::from(opened)
     } else {
         files::warn_if_readable_by_others(path);
         bytes
@@ -93,9 +94,9 @@ pub(crate) fn read(
 }
 
 /// Opens a package, armored or not.
-pub(crate) fn open(identity: &x25519::Identity, package: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn open(identity: &x25519::Identity, package: &[u8]) -> anyhow::Result<Wiped> {
     age::decrypt(identity, package)
-        .map(Zeroizing::new)
+        .map(Wiped::from)
         .context("the package does not open: it was made for another recipient, or is damaged")
 }
 

@@ -11,7 +11,7 @@
 
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
 use keymoot_types::{
-    KeyName, KeyVersion, Value,
+    KeyName, KeyVersion, Value, Wiped,
     value::{BodyKind, NONCE_BYTES, PAYLOAD_NONCE_BYTES, WRAPPED_256_BYTES},
 };
 use xaes_256_gcm::Xaes256Gcm;
@@ -24,7 +24,7 @@ const DEK: &[u8] = b"keymoot/v1/dek";
 const PAYLOAD: &[u8] = b"keymoot/v1/payload";
 
 /// Secret bytes of any length.
-pub type Plaintext = Zeroizing<Vec<u8>>;
+pub type Plaintext = Wiped;
 
 /// The longest plaintext, 4 MiB.
 pub const PLAINTEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -114,7 +114,7 @@ impl DataKey {
         let mut body = self.seal(BodyKind::Envelope, &self.aad(DEK, &[]), dek.as_slice())?;
         let mut nonce = [0; PAYLOAD_NONCE_BYTES];
         crate::random(&mut nonce)?;
-        let mut sealed = Zeroizing::new(plaintext.to_vec());
+        let mut sealed = Wiped::from(plaintext);
         let tag = Aes256Gcm::new((&*dek).into())
             .encrypt_inout_detached(
                 &nonce.into(),
@@ -206,7 +206,7 @@ fn open_with<A: AeadInOut>(cipher: &A, sealed: &[u8], aad: &[u8]) -> Result<Plai
     let (ciphertext, tag) = rest.split_at(ciphertext_bytes);
     let nonce = nonce.try_into().map_err(|_| refused.clone())?;
     let tag = tag.try_into().map_err(|_| refused.clone())?;
-    let mut buffer = Zeroizing::new(ciphertext.to_vec());
+    let mut buffer = Wiped::from(ciphertext);
     cipher.decrypt_inout_detached(nonce, aad, buffer.as_mut_slice().into(), tag).map_err(|_| refused)?;
     Ok(buffer)
 }

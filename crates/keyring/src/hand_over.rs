@@ -6,8 +6,7 @@
 //!
 //! What arrives is a [`Rebuilt`]: it can do nothing but be checked, as one that was made of shares.
 
-use keymoot_types::{KeyVersion, KeyringId, share::KEY_BYTES};
-use zeroize::Zeroizing;
+use keymoot_types::{KeyVersion, KeyringId, Wiped, share::KEY_BYTES};
 
 use crate::{Rebuilt, Validated, derive::RootKey};
 
@@ -17,9 +16,9 @@ const VERSION_BYTES: usize = 4;
 pub const BYTES_EACH: usize = VERSION_BYTES + KEY_BYTES;
 
 /// The keys as they are sent. Secret.
-pub fn pack<'k>(keys: impl ExactSizeIterator<Item = &'k Validated>) -> Zeroizing<Vec<u8>> {
+pub fn pack<'k>(keys: impl ExactSizeIterator<Item = &'k Validated>) -> Wiped {
     // Of its full length from the start: a buffer that grows leaves copies behind.
-    let mut packed = Zeroizing::new(Vec::with_capacity(keys.len() * BYTES_EACH));
+    let mut packed = Wiped::with_capacity(keys.len() * BYTES_EACH);
     for key in keys {
         packed.extend_from_slice(&key.version().to_be_bytes());
         packed.extend_from_slice(key.root().as_bytes());

@@ -7,7 +7,6 @@ use std::{
 };
 
 use keymoot_types::{KeyId, KeyName, KeyVersion, Value, value::BodyKind};
-use zeroize::Zeroizing;
 
 use crate::{
     RandomError, Validated,
@@ -99,7 +98,7 @@ impl Keyring {
 
     /// Makes a data key for a client: wrapped (body `0x03`), and itself.
     pub fn wrap_data_key(&self, key: &KeyName, bits: DataKeyBits) -> Result<(Value, Plaintext), SealError> {
-        let mut data_key = Zeroizing::new(vec![0; bits.bytes()]);
+        let mut data_key = Plaintext::from(vec![0; bits.bytes()]);
         crate::random(&mut data_key).map_err(|error: RandomError| SealError::Random(error))?;
         let wrapped = wiped::<{ stack::VALUE }, _>(|| self.sealing(key)?.wrap(&data_key))?;
         Ok((wrapped, data_key))

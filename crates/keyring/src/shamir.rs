@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, convert::Infallible, num::NonZeroU8};
 
-use keymoot_types::{KeyVersion, KeyringId, Share, share::KEY_BYTES};
+use keymoot_types::{KeyVersion, KeyringId, Share, Wiped, share::KEY_BYTES};
 use rand_core::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
 
@@ -60,7 +60,7 @@ pub fn split(
             .dealer_rng(root.as_bytes(), &mut rng)
             .take(usize::from(count))
             .filter_map(|share| {
-                let bytes = Zeroizing::new(Vec::from(&share));
+                let bytes = Wiped::from(Vec::from(&share));
                 let (x, y) = bytes.split_first()?;
                 Some(Share::new(keyring_id, version, NonZeroU8::new(*x)?, Box::new(y.try_into().ok()?)))
             })
@@ -117,14 +117,14 @@ fn interpolate(threshold: u8, shares: &[&Share]) -> Option<RootKey> {
 
 /// Randomness drawn from the kernel beforehand.
 struct Drawn {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     used: usize,
     exhausted: bool,
 }
 
 impl Drawn {
     fn new(bytes: usize) -> Result<Self, RandomError> {
-        let mut drawn = Zeroizing::new(vec![0; bytes]);
+        let mut drawn = Wiped::from(vec![0; bytes]);
         crate::random(&mut drawn)?;
         Ok(Self { bytes: drawn, used: 0, exhausted: false })
     }

@@ -17,17 +17,16 @@ use keymoot_api::Problem;
 use keymoot_keyring::{DataKeyBits, Keyring, OpenError, RekeyError, SealError};
 use keymoot_rekey::Released;
 use keymoot_types::{
-    ErrorCode, KeyId, KeyName, KeyVersion, NodeState, Value, VersionState,
+    ErrorCode, KeyId, KeyName, KeyVersion, NodeState, Value, VersionState, Wiped,
     manifest::Retirement,
     value::{BodyKind, ValueError},
 };
 use metrics::counter;
-use zeroize::Zeroizing;
 
 use crate::sightings::Sightings;
 
 /// Secret bytes of any length.
-pub type Plaintext = Zeroizing<Vec<u8>>;
+pub type Plaintext = Wiped;
 
 /// What a node serves with, until the next snapshot.
 #[derive(Debug)]

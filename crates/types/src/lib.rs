@@ -8,8 +8,9 @@
 //! The way of a share: [`part`] (a named line of a parts file) → [`share`] → [`manifest`] (what it is compared
 //! with) → [`refusal`] (why it was turned away). The way of a value: [`name`], [`key_version`] → [`value`] →
 //! [`associated_data`] (what binds it to its row) → [`verdict`] (what may be said about it). The states that
-//! nodes and versions go through are in [`lifecycle`]; what a node tells the others is a [`heartbeat`]. What was done is
-//! told in the [`audit`] log; what a rekey would do, in a [`plan`].
+//! nodes, versions and jobs go through are in [`lifecycle`]; what a node tells the others is a [`heartbeat`]. What was done is
+//! told in the [`audit`] log; what a rekey would do, in a [`plan`]. Secret bytes of
+//! any length are [`wiped`].
 
 pub mod associated_data;
 pub mod audit;
@@ -28,6 +29,7 @@ pub mod share;
 pub mod value;
 pub mod verdict;
 pub mod window;
+pub mod wiped;
 
 pub use id::{Digest, KeyId, KeyringId};
 pub use key_version::KeyVersion;
@@ -38,3 +40,4 @@ pub use refusal::RefusalCode;
 pub use share::Share;
 pub use value::Value;
 pub use verdict::{ErrorCode, Verdict};
+pub use wiped::Wiped;

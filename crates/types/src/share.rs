@@ -15,7 +15,7 @@ use bech32::{
 };
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{KeyVersion, KeyringId};
+use crate::{KeyVersion, KeyringId, Wiped};
 
 /// Bytes of a root key, and so of a share's `y`.
 pub const KEY_BYTES: usize = 32;
@@ -66,7 +66,7 @@ impl Share {
             return Err(ShareError::Malformed("a share begins with kmshare1"));
         }
         let checked = CheckedHrpstring::new::<Bech32m>(text).map_err(|_| ShareError::ChecksumFailed)?;
-        let payload: Zeroizing<Vec<u8>> = Zeroizing::new(checked.byte_iter().collect());
+        let payload = Wiped::from(checked.byte_iter().collect::<Vec<u8>>());
         let share = Self::from_payload(&payload)?;
         // 46 bytes leave two unused bits in the last character before the checksum.
         if !share.to_text().eq_ignore_ascii_case(text) {

@@ -10,7 +10,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keymoot_keyring::{Keyring, OpenError, key_check::share_digest};
 use keymoot_types::{
-    KeyName, Share, Value,
+    KeyName, Share, Value, Wiped,
     manifest::ManifestDocument,
     part::PartName,
     value::{BINARY_PREFIX, BodyKind, TEXT_PREFIX, ValueError},
@@ -267,7 +267,7 @@ enum Evidence {
 
 fn read_witness(witness: &str) -> anyhow::Result<Evidence> {
     let bytes = if witness.starts_with(TEXT_PREFIX) {
-        Zeroizing::new(witness.as_bytes().to_vec())
+        Wiped::from(witness.as_bytes())
     } else {
         files::read(Path::new(witness), FILE_BYTES_MAX).map_err(|error| wrong_usage(format!("{error:#}")))?
     };
@@ -294,7 +294,7 @@ fn open_single(
     key: &KeyName,
     input: &[u8],
     associated_data: &[u8],
-) -> anyhow::Result<Result<Zeroizing<Vec<u8>>, Line>> {
+) -> anyhow::Result<Result<Wiped, Line>> {
     if input.starts_with(BINARY_PREFIX) {
         return Ok(open(keyring, key, input, associated_data));
     }
@@ -306,12 +306,7 @@ fn open_single(
 }
 
 /// Opens `VALUE` or `VALUE<tab>ASSOCIATED DATA`.
-fn open(
-    keyring: &Keyring,
-    key: &KeyName,
-    line: &[u8],
-    associated_data: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Line> {
+fn open(keyring: &Keyring, key: &KeyName, line: &[u8], associated_data: &[u8]) -> Result<Wiped, Line> {
     let refuse = |exit, error: String| Line { plaintext: None, error: Some(error), exit };
     let (value, associated_data) = match line.iter().position(|byte| *byte == b'\t') {
         Some(at) if !line.starts_with(BINARY_PREFIX) => {

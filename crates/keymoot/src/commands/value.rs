@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use keymoot_api::{Base64Bytes, data::PLAINTEXT_BYTES_MAX};
 use keymoot_client::Verdict;
-use zeroize::Zeroizing;
+
+use keymoot_types::Wiped;
 
 use crate::{exit::wrong_usage, files};
 
@@ -36,7 +37,7 @@ impl AssociatedData {
 }
 
 /// All of stdin. That it can't be read says nothing about a value, hence wrong usage.
-pub(crate) fn stdin() -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn stdin() -> anyhow::Result<Wiped> {
     files::read(Path::new("-"), VALUE_BYTES_MAX).map_err(|error| wrong_usage(format!("{error:#}")))
 }
 

@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Duration};
 use axum::body::{Body, HttpBody as _};
 use http_body_util::BodyExt as _;
 use keymoot_api::Problem;
-use keymoot_types::ErrorCode;
+use keymoot_types::{ErrorCode, Wiped};
 use tokio::{sync::Semaphore, time::timeout};
-use zeroize::Zeroizing;
 
 use super::shed::Admitted;
 
@@ -42,14 +41,14 @@ impl BodyReader {
         mut body: Body,
         bytes_max: usize,
         mut admitted: Option<&mut Admitted>,
-    ) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    ) -> Result<Wiped, Problem> {
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > bytes_max {
             self.linger(body);
             return Err(too_large(bytes_max));
         }
         let reading = async {
-            let mut bytes = Zeroizing::new(Vec::new());
+            let mut bytes = Wiped::default();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|_| Problem::new(ErrorCode::BadRequest, "the body broke off"))?;
                 let Ok(data) = frame.into_data() else { continue };
@@ -97,13 +96,13 @@ impl BodyReader {
 
 /// Grows into a new buffer rather than in place, so that the old one is wiped. A declared length is believed
 /// only as far as data has come, but for the first step.
-fn append(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8], declared: usize) {
+fn append(bytes: &mut Wiped, data: &[u8], declared: usize) {
     const FIRST_BYTES_MAX: usize = 64 * 1024;
     let needed = bytes.len() + data.len();
     if needed > bytes.capacity() {
         let doubled = if bytes.is_empty() { declared.min(FIRST_BYTES_MAX) } else { 2 * bytes.capacity() };
         let doubled = if declared == 0 { doubled } else { doubled.min(declared) };
-        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(doubled)));
+        let mut larger = Wiped::with_capacity(needed.max(doubled));
         larger.extend_from_slice(bytes);
         *bytes = larger;
     }

@@ -12,9 +12,8 @@ use http::{
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use keymoot_api::{Problem, problem::MEDIA_TYPE};
-use keymoot_types::{ErrorCode, Verdict, verdict::VERDICT_HEADER};
+use keymoot_types::{ErrorCode, Verdict, verdict::VERDICT_HEADER, wiped::wipe};
 use serde::Serialize;
-use zeroize::Zeroize as _;
 
 /// The header of the verdict.
 pub const VERDICT: HeaderName = HeaderName::from_static(VERDICT_HEADER);
@@ -96,7 +95,7 @@ impl AsRef<[u8]> for Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
-        self.0.as_mut_slice().zeroize();
+        wipe(&mut self.0);
     }
 }
 

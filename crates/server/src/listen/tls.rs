@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use keymoot_types::Wiped;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -105,12 +106,12 @@ pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     if certificates.is_empty() { Err(file_error(path, "there is no certificate in it")) } else { Ok(certificates) }
 }
 
-fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+fn read_pem(path: &Path) -> Result<Wiped, TlsError> {
     let metadata = fs::metadata(path).map_err(|error| file_error(path, error))?;
     if metadata.len() > PEM_BYTES_MAX {
         return Err(file_error(path, "it has more than 1 MiB"));
     }
-    fs::read(path).map(Zeroizing::new).map_err(|error| file_error(path, error))
+    fs::read(path).map(Wiped::from).map_err(|error| file_error(path, error))
 }
 
 /// A chain and the key that belongs to it.

@@ -5,11 +5,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use keymoot_keyring::hand_over;
 use keymoot_quorum::window::may_receive;
 use keymoot_types::{
-    Digest, KeyVersion, KeyringId, NodeName,
+    Digest, KeyVersion, KeyringId, NodeName, Wiped,
     audit::{Entry, Phase},
     window::{Peer, Window},
 };
-use zeroize::Zeroizing;
 
 use super::{
     Core, Node, may_be_loaded,
@@ -24,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Keys for another member, and what is to be recorded once they are sent.
 pub(crate) struct Given {
     pub(crate) left: Duration,
-    pub(crate) keys: Zeroizing<Vec<u8>>,
+    pub(crate) keys: Wiped,
     pub(crate) entry: Entry,
 }
 

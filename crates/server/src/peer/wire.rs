@@ -10,9 +10,8 @@
 use std::{io, time::Duration};
 
 use keymoot_keyring::hand_over::BYTES_EACH;
-use keymoot_types::KeyringId;
+use keymoot_types::{KeyringId, Wiped};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use zeroize::Zeroizing;
 
 const REFUSED: u8 = 0;
 const KEYS: u8 = 1;
@@ -29,7 +28,7 @@ pub(crate) enum Answer {
         /// For how long the window is still open.
         left: Duration,
         /// Packed.
-        keys: Zeroizing<Vec<u8>>,
+        keys: Wiped,
     },
 }
 
@@ -69,14 +68,14 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Answ
     if length > PAYLOAD_BYTES_MAX {
         return Err(malformed());
     }
-    let mut payload = Zeroizing::new(vec![0; length]);
+    let mut payload = Wiped::from(vec![0; length]);
     from.read_exact(&mut payload).await?;
     match kind {
         REFUSED => Ok(Answer::Refused(String::from_utf8_lossy(&payload).chars().take(300).collect())),
         KEYS => {
             let (left, keys) = payload.split_first_chunk::<LEFT_BYTES>().ok_or_else(malformed)?;
             let left = Duration::from_millis(u64::from_be_bytes(*left));
-            Ok(Answer::Keys { left, keys: Zeroizing::new(keys.to_vec()) })
+            Ok(Answer::Keys { left, keys: Wiped::from(keys) })
         }
         _ => Err(malformed()),
     }
@@ -94,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_arrives_as_it_was_sent_or_not_at_all() {
-        let keys = Zeroizing::new(vec![7; 2 * BYTES_EACH]);
+        let keys = Wiped::from(vec![7; 2 * BYTES_EACH]);
         let bytes = sent(&Answer::Keys { left: Duration::from_millis(1234), keys: keys.clone() }).await;
         let Answer::Keys { left, keys: arrived } = read(&mut &bytes[..]).await.unwrap() else { unreachable!() };
         assert_eq!((left, arrived), (Duration::from_millis(1234), keys));
