@@ -59,12 +59,12 @@ pub struct ActivationFacts<'a> {
 }
 
 /// What is missing before `version` may become primary. A version that was primary before needs no new proofs,
-/// and only the nodes in service: the way back must be open at once. One that was out of use meanwhile needs every
-/// member: whoever is away may serve without it.
+/// and only the nodes in service: the way back must be open at once. One that was out of use, or given up, meanwhile
+/// needs every member: whoever is away may serve without it.
 pub fn activation(manifest: &Manifest, record: &VersionRecord, facts: &ActivationFacts<'_>) -> Vec<Missing> {
     let mut missing = Vec::new();
     let rollback = matches!(record.state, VersionState::DecryptOnly | VersionState::Primary);
-    let of_all = !rollback || record.brought_back;
+    let of_all = !rollback || record.brought_back || record.given_up.is_some();
     for member in facts.members.iter().filter(|member| member.absent.is_none() || of_all) {
         member_lacks(facts.version, member, &mut missing);
     }
@@ -385,7 +385,11 @@ fn census_of_source(
             missing.push(Missing::new("values_left", who(), detail));
         }
         if found.unreadable > 0 {
-            let detail = format!("{} rows begin as values do and can't be read", found.unreadable);
+            let detail = format!(
+                "{} rows begin as values do and can't be read: `keymoot rekey start` puts them in quarantine, where \
+                 `keymoot rekey quarantine` names them; repair or remove them",
+                found.unreadable
+            );
             missing.push(Missing::new("unreadable_left", who(), detail));
         }
     }

@@ -230,6 +230,19 @@ fn a_rollback_needs_no_proofs_and_only_the_nodes_in_service() {
     assert_eq!(dead.named(&rollback), named(&[("member_missing", "v10")]));
 }
 
+/// A member that started without a version that was lost may encrypt with the older one for as long as it is away.
+#[test]
+fn a_version_that_was_given_up_or_out_of_use_is_primary_again_only_with_every_member() {
+    let away = all_right().with(|case| case.members[2].absent = Some("unheard".into()));
+    let (mut given_up, mut brought_back) = (world(DecryptOnly), world(DecryptOnly));
+    given_up.manifest.version_mut(v(10)).unwrap().given_up = Some("its shares are lost".into());
+    brought_back.manifest.version_mut(v(10)).unwrap().brought_back = true;
+    for world in [given_up, brought_back] {
+        assert_eq!(away.named(&world), named(&[("member_missing", "db3")]));
+        assert_eq!(all_right().missing(&world), []);
+    }
+}
+
 #[test]
 fn all_that_is_missing_is_listed_at_once() {
     let case = all_right().with(|case| {

@@ -123,7 +123,7 @@ pub struct VersionRecord {
     /// The revision with which it came into its state: a wait that began in an earlier time of this state is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// Set where it was out of use and came back, until it is primary again: a member that was away may lack it, and
+    /// Set where it was out of use or given up and came back, until it is primary again: a member that was away may lack it, and
     /// serve.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub brought_back: bool,

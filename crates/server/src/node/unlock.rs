@@ -301,6 +301,8 @@ impl Node {
         changed |= init::canaries(&mut manifest, core.loaded.values(), &config);
         for record in &mut manifest.versions {
             if core.loaded.contains_key(&record.version) && record.given_up.take().is_some() {
+                // A member that is away may still serve without it.
+                record.brought_back = true;
                 changed = true;
             }
         }
