@@ -293,6 +293,11 @@ impl Runner {
     /// Reads the rows in quarantine again: those that are gone or readable leave it.
     async fn retry_quarantine(&mut self) -> Result<(), Halt> {
         for ids in self.quarantine.ids().chunks(RETRY_ROWS) {
+            // As before any other batch: no key is held in a wait.
+            self.hand.service = None;
+            self.held.keep(self.hand.gate.pass()).await?;
+            self.held.make_sure().await?;
+            self.hand.gate.live().pacer.rows(ids.len(), &self.hand.gate.limits());
             let rows = self.held.keep(self.hand.rows_of(ids)).await?;
             let mut present = Vec::new();
             for (id, row) in ids.iter().zip(rows) {

@@ -1,6 +1,8 @@
 //! Rows that can't be read: untouched, listed, counted once, and let go when they are gone or readable.
 
-use keymoot_rekey::{JobState, Reason, Start, jobs::JobsError};
+use std::time::Duration;
+
+use keymoot_rekey::{JobState, Reason, Start, jobs::JobsError, limits::LimitsPatch};
 use keymoot_storage::source::{Cell, Row};
 use keymoot_types::associated_data::ColumnValue;
 
@@ -90,6 +92,33 @@ async fn a_retry_lets_go_of_what_is_gone_or_readable_and_rewrites_it() {
     for row in world.table().table.rows().iter().take(6) {
         assert_eq!(world.keys.read(row).0, 10);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_keeps_to_the_limits_and_waits_where_the_job_does() {
+    let world = World::with_rows(0);
+    for n in 1..=1500 {
+        world.table().table.write(row(n, Cell::Text(b"km:v9:junk".to_vec())));
+    }
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    ended(&jobs, job).await;
+    (1..=1500).for_each(|n| world.put(n, 9));
+    let limits = LimitsPatch { max_rows_per_second: Some(Some(100)), ..LimitsPatch::default() };
+    jobs.set(job, limits).await.unwrap_err();
+    let left = || async { jobs.view(job).await.unwrap().sources[0].quarantined };
+    jobs.retry(job).await.unwrap();
+    jobs.set(job, limits).await.unwrap();
+    until(&jobs, job, |view| view.sources[0].quarantined < 1500).await;
+    jobs.pause(job, None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let paused = left().await;
+    assert!(paused >= 500, "{paused}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(left().await, paused, "a job that is paused retried rows");
+    jobs.resume(job).await.unwrap();
+    completed(&ended(&jobs, job).await);
+    world.all_are(10);
 }
 
 #[tokio::test(start_paused = true)]
