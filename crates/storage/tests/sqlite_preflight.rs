@@ -70,6 +70,36 @@ async fn a_missing_file_can_not_be_looked_at() {
 }
 
 #[tokio::test]
+async fn values_within_other_text_are_counted_and_named() {
+    let file = File::new(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, c);
+         INSERT INTO t (c) VALUES ('km:v9:AAAA'), ('{\"token\": \"km:v9:AAAA\"}'), (x'2e6b6d3a76393a41'), (NULL), (7)",
+    );
+    let found = preflight(file.spec("t", &["id"], "c", "")).await;
+    assert_eq!(found.blockers, Vec::<String>::new());
+    holds(&found.warnings.concat(), &["2 rows hold km:v<version>:", "a column of their own"]);
+}
+
+#[tokio::test]
+async fn an_administrators_query_is_asked_for_a_number_and_can_write_nothing() {
+    let file = File::new("CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT); INSERT INTO t (c) VALUES ('a'), ('b')");
+    let ask = async |query: &str| {
+        let spec = SourceSpec { throttle_query: Some(query.into()), ..file.spec("t", &["id"], "c", "") };
+        SqliteSource::open(spec).unwrap().load().await.map(|load| load.throttle_query)
+    };
+    assert_eq!(ask("SELECT count(*) FROM t;").await, Ok(Some(2.0)));
+    for wrong in [
+        "SELECT count(*) FROM missing",
+        "SELECT NULL",
+        "DELETE FROM t RETURNING 1",
+        "SELECT 1); DELETE FROM t; --",
+    ] {
+        assert!(ask(wrong).await.is_err(), "{wrong}");
+    }
+    assert_eq!(ask("SELECT count(*) FROM t").await, Ok(Some(2.0)));
+}
+
+#[tokio::test]
 async fn views_virtual_tables_and_generated_columns_are_refused() {
     let file = File::new(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT, g TEXT AS (upper(c)), s TEXT AS (lower(c)) STORED);

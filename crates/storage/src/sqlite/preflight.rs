@@ -1,5 +1,6 @@
 //! All that can be known to be wrong with a source before the first write, each with its remedy.
 
+use keymoot_types::value::{begins_as_value, holds_embedded_value};
 use rusqlite::{Connection, OptionalExtension as _, params, types::ValueRef};
 
 use super::{
@@ -47,6 +48,7 @@ pub(super) fn preflight(connection: &Connection, spec: &SourceSpec, sql: &Sql) -
         done => {
             done?;
             rows(connection, spec, &columns, sql, &mut found)?;
+            embedded(connection, spec, sql, &mut found)?;
         }
     }
     Ok(found)
@@ -266,6 +268,26 @@ fn rows(
         }
         Ok(())
     })?;
+    Ok(())
+}
+
+/// Values that no rekey reaches, as a census counts them.
+fn embedded(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
+    let mut statement = connection.prepare(&sql.scan())?;
+    let mut cells = statement.query([])?;
+    let mut inside = 0_u64;
+    while let Some(row) = cells.next()? {
+        if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(0)? {
+            inside += u64::from(!begins_as_value(bytes) && holds_embedded_value(bytes));
+        }
+    }
+    if inside > 0 {
+        found.warnings.push(format!(
+            "{inside} rows hold km:v<version>: within other text, such as JSON, where it is neither found nor rewritten: \
+             column {} can't be called clean; move such values to a column of their own",
+            spec.column
+        ));
+    }
     Ok(())
 }
 

@@ -17,8 +17,8 @@ use crate::{
     open::source_path,
     read_back::{altered, is_held, last_written},
     source::{
-        CHUNK_BYTES_MAX, Chunk, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError, SourceSpec,
-        Swap, Swapped, Total, Visit,
+        CHUNK_BYTES_MAX, Chunk, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError,
+        SourceSpec, Swap, Swapped, Total, Visit,
     },
 };
 
@@ -27,6 +27,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest that a call takes which may have to look at the whole table.
 pub(super) const LIMIT_SCAN: Duration = Duration::from_secs(1800);
+
+/// The longest that the administrator's own query takes.
+const THROTTLE_QUERY: Duration = Duration::from_secs(2);
 
 /// A column of a user's SQLite file.
 ///
@@ -40,6 +43,8 @@ pub struct SqliteSource {
     session: Session,
     /// Chunks are read beside: else no reading would go on while others write.
     reading: Session,
+    /// The administrator's query is asked beside both, and can change nothing.
+    asking: Session,
 }
 
 struct Declared {
@@ -60,8 +65,8 @@ impl SqliteSource {
             return Err(mistaken("it has no id; name the columns of its primary key".into()));
         }
         let sql = Sql::new(&spec);
-        let [session, reading] = [(); 2].map(|()| Session::new(path.clone(), open_existing));
-        Ok(Self { declared: Arc::new(Declared { spec, sql }), session, reading })
+        let [session, reading, asking] = [(); 3].map(|()| Session::new(path.clone(), open_existing));
+        Ok(Self { declared: Arc::new(Declared { spec, sql }), session, reading, asking })
     }
 
     async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, SourceError>
@@ -197,6 +202,17 @@ fn read_again(
     Ok(rows)
 }
 
+/// The number that the administrator's query answers.
+fn throttle_query(connection: &Connection, Declared { spec, .. }: &Declared) -> Result<Option<f64>, Fault> {
+    let Some(query) = &spec.throttle_query else { return Ok(None) };
+    connection.pragma_update(None, "query_only", true)?;
+    let query = query.trim().trim_end_matches(';');
+    let number: Option<f64> = connection.query_row(&format!("SELECT ({query}) + 0.0"), [], |row| row.get(0))?;
+    number
+        .map(Some)
+        .ok_or_else(|| Fault::Mistaken("throttle_query answers NULL; it must answer one number".into()))
+}
+
 fn names(swap: &Swap) -> impl Iterator<Item = &str> {
     swap.columns.iter().map(|(name, _)| name.as_str())
 }
@@ -294,6 +310,15 @@ impl Source for SqliteSource {
     async fn swap(&self, batch: &[Swap]) -> Result<Vec<Swapped>, SourceError> {
         let batch = batch.to_vec();
         self.run(LIMIT, move |connection, declared| swap(connection, declared, &batch)).await
+    }
+
+    async fn load(&self) -> Result<Load, SourceError> {
+        if self.declared.spec.throttle_query.is_none() {
+            return Ok(Load::default());
+        }
+        let asked =
+            self.run_in(&self.asking, THROTTLE_QUERY, |connection, declared| throttle_query(connection, declared));
+        Ok(Load { throttle_query: asked.await?, ..Load::default() })
     }
 
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError> {
