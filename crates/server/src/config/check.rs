@@ -14,7 +14,7 @@ use keymoot_storage::{
 };
 use rustix::fs::{Access, access};
 
-use super::{Config, Report, TlsFiles, section::At};
+use super::{Config, Report, TlsFiles, report::Severity, section::At};
 use crate::listen::tls;
 
 /// A source that takes longer is called unreachable.
@@ -29,6 +29,16 @@ const READABLE_BY_ALL: u32 = 0o004;
 
 /// Everything that can be known to be wrong, all in one go. A source that can't be reached is a warning.
 pub async fn check_file(path: &Path) -> Report {
+    check(path, Severity::Error).await
+}
+
+/// The same before a reload, where a preflight that refuses jobs is a warning: what an administrator did to a database
+/// keeps no token from being taken away.
+pub async fn check_for_reload(path: &Path) -> Report {
+    check(path, Severity::Warning).await
+}
+
+async fn check(path: &Path, blocked: Severity) -> Report {
     let (config, mut report) = Config::read(path);
     let Some(config) = config else { return report };
     modes(&config, &mut report);
@@ -37,7 +47,7 @@ pub async fn check_file(path: &Path) -> Report {
     if let Err(error) = open_metadata(&config.metadata_url) {
         report.error(None, format!("`metadata.url`: {error}"));
     }
-    sources(&config, &mut report).await;
+    sources(&config, blocked, &mut report).await;
     report.sort();
     report
 }
@@ -144,7 +154,7 @@ fn data_dir(config: &Config, report: &mut Report) {
     }
 }
 
-async fn sources(config: &Config, report: &mut Report) {
+async fn sources(config: &Config, blocked: Severity, report: &mut Report) {
     let places: Vec<(SourceSpec, usize)> =
         config.sources.iter().cloned().zip(config.places.sources.iter().copied()).collect();
     let looked_at = stream::iter(places)
@@ -155,7 +165,7 @@ async fn sources(config: &Config, report: &mut Report) {
         match found {
             Ok(preflight) => {
                 for blocker in preflight.blockers {
-                    report.error(line, format!("source {name}: {blocker}"));
+                    report.add(Some(line), blocked, format!("source {name}: {blocker}"));
                 }
                 for warning in preflight.warnings {
                     report.warning(line, format!("source {name}: {warning}"));

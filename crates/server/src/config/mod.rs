@@ -27,7 +27,7 @@ use keymoot_storage::source::SourceSpec;
 use keymoot_types::{Digest, KeyName, KeyringName, NodeName};
 
 pub use self::{
-    check::check_file,
+    check::{check_file, check_for_reload},
     report::{Finding, Report, Severity},
 };
 

@@ -168,7 +168,7 @@ pub async fn reload_by_signal(state: &ControlState) -> Result<(), Problem> {
 
 /// Reads the configuration again. A bad one changes nothing; every mistake is named.
 async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswer, Problem> {
-    let report = crate::config::check_file(&state.config_file).await;
+    let report = crate::config::check_for_reload(&state.config_file).await;
     if !report.is_ok() {
         let detail = format!("the configuration stays as it was:\n{report}");
         return Err(Problem::new(ErrorCode::BadRequest, detail));
@@ -180,7 +180,8 @@ async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswe
     state.tls.reload(&config).map_err(|error| {
         Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was: {error}"))
     })?;
-    let answer = state.node.reload(config).await?;
+    let mut answer = state.node.reload(config).await?;
+    answer.warnings.extend(report.findings.into_iter().map(|finding| finding.text));
     state.access.store(Arc::new(access));
     Ok(answer)
 }
