@@ -62,10 +62,14 @@ impl Brake for Considerate {
 
 /// The declared sources, opened: nothing is connected before it is used.
 #[derive(Default)]
-pub(super) struct OpenSources(ArcSwap<Vec<(SourceName, Arc<dyn Source>)>>);
+pub(super) struct OpenSources {
+    opened: ArcSwap<Vec<(SourceName, Arc<dyn Source>)>>,
+    declared: ArcSwap<Vec<SourceName>>,
+}
 
 impl OpenSources {
-    /// Opens what is declared now. A source that can't be opened is left out and named.
+    /// Opens what is declared now. A source that can't be opened is named, here and among the names: what is asked for
+    /// all does not pass over it.
     pub(super) fn open(&self, specs: &[SourceSpec]) -> Vec<String> {
         let mut refused = Vec::new();
         let mut opened = Vec::new();
@@ -75,22 +79,23 @@ impl OpenSources {
                 Err(error) => refused.push(error.to_string()),
             }
         }
-        self.0.store(Arc::new(opened));
+        self.opened.store(Arc::new(opened));
+        self.declared.store(Arc::new(specs.iter().map(|spec| spec.name.clone()).collect()));
         refused
     }
 
     pub(super) fn all(&self) -> Arc<Vec<(SourceName, Arc<dyn Source>)>> {
-        self.0.load_full()
+        self.opened.load_full()
     }
 }
 
 impl Sources for OpenSources {
     fn names(&self) -> Vec<SourceName> {
-        self.0.load().iter().map(|(name, _)| name.clone()).collect()
+        self.declared.load().to_vec()
     }
 
     fn source(&self, name: &SourceName) -> Option<Arc<dyn Source>> {
-        self.0.load().iter().find(|(known, _)| known == name).map(|(_, source)| source.clone())
+        self.opened.load().iter().find(|(known, _)| known == name).map(|(_, source)| source.clone())
     }
 }
 
@@ -177,5 +182,34 @@ impl Node {
             }
             node.jobs.follow().await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_can_not_be_opened_is_among_the_names() {
+        let spec = |name: &str, url: &str| SourceSpec {
+            name: name.parse().unwrap(),
+            url: url.into(),
+            table: "t".into(),
+            id: vec!["id".into()],
+            column: "c".into(),
+            key: "pii".parse().unwrap(),
+            associated_data: "".parse().unwrap(),
+            accept_triggers: vec![],
+            adopt: false,
+            throttle_query: None,
+        };
+        let sources = OpenSources::default();
+        let refused =
+            sources.open(&[spec("a", "postgres://u@h/d?sslmod=require"), spec("b", "sqlite:///srv/b.db")]);
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        let names: Vec<_> = sources.names().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(sources.source(&names[0].parse().unwrap()).is_none());
+        assert!(sources.source(&names[1].parse().unwrap()).is_some());
     }
 }

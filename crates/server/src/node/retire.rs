@@ -87,7 +87,8 @@ impl Node {
         if let Some(name) = unknown {
             return Err(bad_request(format!("source {name} was never declared, so it can't be gone")));
         }
-        if let Some(name) = request.gone.iter().find(|name| self.sources.source(name).is_some()) {
+        let declared = self.sources.names();
+        if let Some(name) = request.gone.iter().find(|name| declared.contains(name)) {
             return Err(bad_request(format!("source {name} is in the configuration, so it is not gone")));
         }
         let looked = self.look(&mut core, &manifest, version, &request.gone, quarantined).await?;
@@ -183,7 +184,8 @@ impl Node {
                 .max(self.last_use_elsewhere(core, now, version)),
             censuses,
             sources,
-            configured: self.sources.names(),
+            // What could not be opened can't be counted: a census that is asked for would be waited for in vain.
+            configured: self.sources.all().iter().map(|(name, _)| name.clone()).collect(),
             declared: sources_declared,
             quarantined: quarantined.into_iter().map(in_quarantine).collect(),
             keys,
