@@ -110,6 +110,22 @@ fn a_damaged_last_good_manifest_is_named_and_an_operator_confirms_the_stored_one
 }
 
 #[test]
+fn a_manifest_that_could_not_be_written_is_written_as_soon_as_it_can_be() {
+    let mut world = unlocked(5);
+    let path = world.data_dir().join("manifest.json");
+    let (before, in_the_way) = (digest(&world).0, world.data_dir().join("manifest.json.new"));
+    // No file can be made under a name that is a directory's.
+    fs::create_dir(&in_the_way).unwrap();
+    world.rotate(9);
+    assert!(needs(&world).contains("could not be written"), "{}", needs(&world));
+    assert_eq!(digest(&world).0, before);
+    fs::remove_dir(&in_the_way).unwrap();
+    world.until("the manifest is on disk", || (digest(&world).0 > before).then_some(()));
+    assert!(fs::read_to_string(&path).unwrap().contains("\"primary\":10"));
+    world.until("nothing is said of it", || (!needs(&world).contains("could not be written")).then_some(()));
+}
+
+#[test]
 fn an_older_last_good_manifest_follows_the_stored_chain() {
     let mut world = unlocked(5);
     let old = world.encrypt(b"x");

@@ -206,6 +206,16 @@ impl Node {
         core.adopted = Some(document);
     }
 
+    /// What could not be written when it was adopted is written as soon as it can be: a start while the store is away
+    /// knows no other manifest.
+    pub(super) fn keep_again(&self, core: &mut Core) {
+        if core.last_good_damaged.is_some()
+            && let Some(document) = core.adopted.take()
+        {
+            self.keep(core, document);
+        }
+    }
+
     /// Refuses what changes keys while the manifest is not known to be the newest.
     pub(super) fn gates_open(core: &Core) -> Result<(), Problem> {
         match &core.diverged {

@@ -278,6 +278,10 @@ impl Node {
         if named {
             needs.extend(exclude::needs(core));
         }
+        if core.store_away.is_some() {
+            // Nor does one whose store is away.
+            return needs;
+        }
         let absent: Vec<_> = self.peers(document.manifest()).into_iter().filter(|peer| !peer.present).collect();
         match named {
             true => needs.extend(
@@ -334,10 +338,7 @@ fn declared(config: &Config) -> Vec<Declared> {
     });
     let sources = config.source_specs().iter().map(|source| Declared {
         name: format!("source {}", source.name),
-        digest: digest(format!(
-            "{:?} {:?} {:?} {} {:?} {}",
-            source.table, source.id, source.column, source.key, source.associated_data, source.adopt
-        )),
+        digest: digest(format!("{} {}", source.digest(), source.adopt)),
     });
     let mut declared: Vec<_> = keys.chain(sources).collect();
     declared.sort();

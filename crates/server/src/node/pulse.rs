@@ -72,6 +72,7 @@ impl Node {
         if core.loaded.is_empty() {
             return;
         }
+        self.keep_again(&mut core);
         self.remember_unlocked(&mut core).await;
         if core.store_away.is_some() {
             return;

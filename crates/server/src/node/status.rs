@@ -60,7 +60,8 @@ impl Node {
             return Vec::new();
         }
         vec![format!(
-            "{both} sources were released and their declaration still says `adopt`, which does nothing: remove it, or              declare the column under another name to adopt it again"
+            "{both} sources were released and their declaration still says `adopt`, which does nothing: remove it, or \
+             declare the column under another name to adopt it again"
         )]
     }
 
