@@ -45,7 +45,7 @@ A first keyring, on one machine:
 
 A rotation, from v9 to v10:
   keymoot rotate stage                         then two holders: keymoot holder consent ID FILE
-  keymoot rotate packages v10 --out packages   then every holder: keymoot holder open FILE
+  keymoot rotate packages v10 --out v10        then every holder: keymoot holder open FILE
   keymoot unlock ann.parts bob.parts           loads v10 beside v9
   keymoot rotate activate v10 && keymoot rekey start --watch && keymoot retire v9 --wait
 

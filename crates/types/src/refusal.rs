@@ -1,4 +1,5 @@
-//! Why a submitted part was turned away. The order of the variants is the order of judging.
+//! Why a submitted part was turned away. The order of the variants is the order of judging, but that
+//! [`RefusalCode::ShareReplaced`] comes before [`RefusalCode::UnknownHolder`]: a share of an old set is of nobody's place now.
 
 use serde::{Deserialize, Serialize};
 

@@ -69,7 +69,9 @@ fn advice(code: RefusalCode) -> &'static str {
         RefusalCode::VersionAborted => "Destroy this share; the version was never used",
         RefusalCode::UnknownHolder => "Look which version the share is of, and tell the operator",
         RefusalCode::ShareReplaced => "Use your newest parts file, and destroy this share",
-        RefusalCode::ShareMismatch => "Look for the right file, and tell the operator that this one turned up",
+        RefusalCode::ShareMismatch => {
+            "If it is of the set to come, as said before, prove it; else look for the right file and tell the operator of this one"
+        }
         RefusalCode::AlreadyLoaded => "Nothing is to be done: the version is loaded",
         RefusalCode::DuplicateShare => "Nothing is to be done: you have given, and another holder is next",
         RefusalCode::KeyCheckFailed => {

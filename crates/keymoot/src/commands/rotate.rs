@@ -24,6 +24,7 @@ use crate::{
     cli::Context,
     exit::{Exit, wrong_usage},
     output::note,
+    profile::Connection,
 };
 
 /// Make the next key version, put it to use, and go back if need be
@@ -218,13 +219,13 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
         }
         Command::Activate { step, override_reason } => {
             let request = activation(step.leave_out, override_reason);
-            let exit = steps::finish(context, "is activated", control.activate(step.version, &request).await)?;
-            status::afterwards(&connection).await.map(|()| exit)
+            let done = steps::finish(context, "is activated", control.activate(step.version, &request).await);
+            shown(&connection, done).await
         }
         Command::Abort { step } => {
             let request = plain_step(step.leave_out);
-            let exit = steps::finish(context, "is given up", control.abort(step.version, &request).await)?;
-            status::afterwards(&connection).await.map(|()| exit)
+            let done = steps::finish(context, "is given up", control.abort(step.version, &request).await);
+            shown(&connection, done).await
         }
         Command::Rollback { version, leave_out, override_reason } => {
             let version = match version {
@@ -232,15 +233,23 @@ pub(crate) async fn run(context: &Context, command: Command) -> anyhow::Result<E
                 None => way_back(&control).await?,
             };
             let request = activation(leave_out, override_reason);
-            let exit = steps::finish(context, "is back", control.activate(version, &request).await)?;
-            status::afterwards(&connection).await.map(|()| exit)
+            let done = steps::finish(context, "is back", control.activate(version, &request).await);
+            shown(&connection, done).await
         }
         Command::Restore { step } => {
             let request = plain_step(step.leave_out);
-            let exit = steps::finish(context, "is restored", control.restore(step.version, &request).await)?;
-            status::afterwards(&connection).await.map(|()| exit)
+            let done = steps::finish(context, "is restored", control.restore(step.version, &request).await);
+            shown(&connection, done).await
         }
     }
+}
+
+/// What was done, or why not, and how every node stands after it. The reason comes first: the node that was asked may be
+/// the one that is gone.
+async fn shown(connection: &Connection, done: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    let nodes = status::afterwards(connection).await;
+    let exit = done?;
+    nodes.map(|()| exit)
 }
 
 async fn fetch_packages(
