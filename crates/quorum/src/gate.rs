@@ -256,8 +256,8 @@ pub fn retirement(manifest: &Manifest, facts: &RetirementFacts<'_>) -> Vec<Missi
         missing.push(Missing::new("quarantine_left", Some(source.to_string()), detail));
     }
     for source in facts.sources.iter().filter(|source| !facts.configured.contains(source)) {
-        let detail =
-            "was declared once and is not in the configuration; bring it back, or declare it gone by name";
+        let detail = "was declared once and is not in the configuration, or could not be opened, as the node's log \
+                      says; bring it back, or, where it is not declared, declare it gone by name";
         missing.push(Missing::new("source_missing", Some(source.to_string()), detail));
     }
     waits(manifest, facts, stopped, &mut missing);

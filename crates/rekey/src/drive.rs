@@ -219,7 +219,7 @@ async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName, mu
     }
     let mut waits = backoff();
     let mut record = held.record().clone();
-    record.failed = Some("it is no longer declared".into());
+    record.failed = Some("it is no longer declared, or could not be opened, as the node's log says".into());
     while let Err(error) = held.save(record.clone()).await {
         if matches!(error, MetadataError::Changed { .. }) {
             return End::Stopped(Stop::Fenced);

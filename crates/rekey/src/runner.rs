@@ -292,12 +292,18 @@ impl Runner {
 
     /// Reads the rows in quarantine again: those that are gone or readable leave it.
     async fn retry_quarantine(&mut self) -> Result<(), Halt> {
-        for ids in self.quarantine.ids().chunks(RETRY_ROWS) {
+        let all = self.quarantine.ids();
+        let mut rest = all.as_slice();
+        while !rest.is_empty() {
             // As before any other batch: no key is held in a wait.
             self.hand.service = None;
             self.held.keep(self.hand.gate.pass()).await?;
             self.held.make_sure().await?;
-            self.hand.gate.live().pacer.rows(ids.len(), &self.hand.gate.limits());
+            let pace = self.hand.gate.limits();
+            let (ids, later) = rest.split_at(pace.rows_in_a_batch(RETRY_ROWS).min(rest.len()));
+            rest = later;
+            self.hand.gate.live().pacer.rows(ids.len(), &pace);
+            let began = Instant::now();
             let rows = self.held.keep(self.hand.rows_of(ids)).await?;
             let mut present = Vec::new();
             for (id, row) in ids.iter().zip(rows) {
@@ -310,6 +316,7 @@ impl Runner {
                 }
             }
             let settled = self.held.keep(self.hand.settle(present)).await?;
+            self.hand.gate.live().pacer.worked(began.elapsed(), &self.hand.gate.limits());
             self.record.counters.add(&settled.counters);
             self.take_over(ids, &settled);
             self.checkpoint().await?;

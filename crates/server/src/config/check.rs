@@ -163,7 +163,7 @@ async fn sources(config: &Config, blocked: Severity, report: &mut Report) {
     let mut looked_at = std::pin::pin!(looked_at);
     while let Some((name, line, found)) = looked_at.next().await {
         match found {
-            Ok(preflight) => {
+            Ok(Ok(preflight)) => {
                 for blocker in preflight.blockers {
                     report.add(Some(line), blocked, format!("source {name}: {blocker}"));
                 }
@@ -171,17 +171,20 @@ async fn sources(config: &Config, blocked: Severity, report: &mut Report) {
                     report.warning(line, format!("source {name}: {warning}"));
                 }
             }
-            Err(error @ SourceError::Mistaken { .. }) => report.error(line, error.to_string()),
-            Err(error @ SourceError::Unreachable { .. }) => report.warning(line, error.to_string()),
+            Ok(Err(error @ SourceError::Mistaken { .. })) => report.add(Some(line), blocked, error.to_string()),
+            Ok(Err(error @ SourceError::Unreachable { .. })) => report.warning(line, error.to_string()),
+            // The declaration itself is wrong.
+            Err(error) => report.error(line, error.to_string()),
         }
     }
 }
 
-async fn look_at(spec: SourceSpec) -> Result<Preflight, SourceError> {
+/// The outer error: it can't even be opened.
+async fn look_at(spec: SourceSpec) -> Result<Result<Preflight, SourceError>, SourceError> {
     let name = spec.name.clone();
     let source = open_source(spec)?;
-    tokio::time::timeout(SOURCE_TIMEOUT, source.preflight()).await.unwrap_or_else(|_| {
+    Ok(tokio::time::timeout(SOURCE_TIMEOUT, source.preflight()).await.unwrap_or_else(|_| {
         let reason = format!("no answer within {} seconds", SOURCE_TIMEOUT.as_secs());
         Err(SourceError::Unreachable { name, reason })
-    })
+    }))
 }

@@ -182,6 +182,9 @@ async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswe
     })?;
     let mut answer = state.node.reload(config).await?;
     answer.warnings.extend(report.findings.into_iter().map(|finding| finding.text));
+    for warning in &answer.warnings {
+        tracing::warn!(warning, "the new configuration is in force, with a doubt");
+    }
     state.access.store(Arc::new(access));
     Ok(answer)
 }

@@ -48,7 +48,9 @@ pub(super) fn preflight(connection: &Connection, spec: &SourceSpec, sql: &Sql) -
         done => {
             done?;
             rows(connection, spec, &columns, sql, &mut found)?;
-            embedded(connection, spec, sql, &mut found)?;
+            if found.blockers.is_empty() {
+                embedded(connection, spec, sql, &mut found)?;
+            }
         }
     }
     Ok(found)

@@ -44,7 +44,7 @@ pub struct SqliteSource {
     /// Chunks are read beside: else no reading would go on while others write.
     reading: Session,
     /// The administrator's query is asked beside both, and can change nothing.
-    asking: Session,
+    asking: Arc<Session>,
 }
 
 struct Declared {
@@ -66,7 +66,7 @@ impl SqliteSource {
         }
         let sql = Sql::new(&spec);
         let [session, reading, asking] = [(); 3].map(|()| Session::new(path.clone(), open_existing));
-        Ok(Self { declared: Arc::new(Declared { spec, sql }), session, reading, asking })
+        Ok(Self { declared: Arc::new(Declared { spec, sql }), session, reading, asking: Arc::new(asking) })
     }
 
     async fn run<T, F>(&self, limit: Duration, work: F) -> Result<T, SourceError>
@@ -316,9 +316,14 @@ impl Source for SqliteSource {
         if self.declared.spec.throttle_query.is_none() {
             return Ok(Load::default());
         }
-        let asked =
-            self.run_in(&self.asking, THROTTLE_QUERY, |connection, declared| throttle_query(connection, declared));
-        Ok(Load { throttle_query: asked.await?, ..Load::default() })
+        // In a task of its own: whoever asks may stop waiting sooner, and only who waits interrupts the query.
+        let (asking, declared) = (Arc::clone(&self.asking), Arc::clone(&self.declared));
+        let asked = tokio::spawn(async move {
+            asking.run(THROTTLE_QUERY, move |connection| throttle_query(connection, &declared)).await
+        });
+        let asked = asked.await.unwrap_or_else(|error| Err(Fault::Unreachable(format!("a defect: {error}"))));
+        let throttle_query = asked.map_err(|fault| fault.for_source(&self.declared.spec.name))?;
+        Ok(Load { throttle_query, ..Load::default() })
     }
 
     async fn census(&self, visit: Visit<'_>) -> Result<Snapshot, SourceError> {
