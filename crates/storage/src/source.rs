@@ -41,6 +41,12 @@ pub struct SourceSpec {
     pub throttle_query: Option<String>,
 }
 
+/// The longest that a `throttle_query` takes.
+pub(crate) const THROTTLE_QUERY: Duration = Duration::from_secs(2);
+
+/// What is said of a `throttle_query` that answers NULL, whatever the server.
+pub(crate) const NO_NUMBER: &str = "throttle_query answers NULL; it must answer one number";
+
 impl SourceSpec {
     /// Names what is declared, without a secret: of the address neither user nor password nor options. What is found or
     /// allowed of one column is not taken for another that was given its name.

@@ -1,17 +1,12 @@
 //! How busy the server is, asked for beside the batches.
 
-use std::time::Duration;
-
 use sqlx::AssertSqlSafe;
 
 use super::{
     fault::Fault,
     pool::{STATEMENT, Session},
 };
-use crate::source::Load;
-
-/// The longest that the user's own query may take.
-const THROTTLE_QUERY: Duration = Duration::from_secs(2);
+use crate::source::{Load, NO_NUMBER, THROTTLE_QUERY};
 
 /// Statements of other accounts, and those of their transactions that wait for a lock.
 const OTHERS: &str = "
@@ -48,5 +43,5 @@ async fn number(session: &mut Session, sql: &str) -> Result<f64, Fault> {
     let (number,): (Option<f64>,) = asked.await?;
     sqlx::raw_sql("COMMIT").execute(&mut session.connection).await?;
     session.limit_statements(STATEMENT).await?;
-    number.ok_or_else(|| Fault::Mistaken("throttle_query answers NULL; it must answer one number".into()))
+    number.ok_or_else(|| Fault::Mistaken(NO_NUMBER.into()))
 }

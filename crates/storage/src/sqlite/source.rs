@@ -17,8 +17,8 @@ use crate::{
     open::source_path,
     read_back::{altered, is_held, last_written},
     source::{
-        CHUNK_BYTES_MAX, Chunk, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source, SourceError,
-        SourceSpec, Swap, Swapped, Total, Visit,
+        CHUNK_BYTES_MAX, Chunk, Load, Most, NO_NUMBER, Preflight, Row, RowId, Selection, Snapshot, Source,
+        SourceError, SourceSpec, Swap, Swapped, THROTTLE_QUERY, Total, Visit,
     },
 };
 
@@ -27,9 +27,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest that a call takes which may have to look at the whole table.
 pub(super) const LIMIT_SCAN: Duration = Duration::from_secs(1800);
-
-/// The longest that the administrator's own query takes.
-const THROTTLE_QUERY: Duration = Duration::from_secs(2);
 
 /// A column of a user's SQLite file.
 ///
@@ -208,9 +205,7 @@ fn throttle_query(connection: &Connection, Declared { spec, .. }: &Declared) -> 
     connection.pragma_update(None, "query_only", true)?;
     let query = query.trim().trim_end_matches(';');
     let number: Option<f64> = connection.query_row(&format!("SELECT ({query}) + 0.0"), [], |row| row.get(0))?;
-    number
-        .map(Some)
-        .ok_or_else(|| Fault::Mistaken("throttle_query answers NULL; it must answer one number".into()))
+    number.map(Some).ok_or_else(|| Fault::Mistaken(NO_NUMBER.into()))
 }
 
 fn names(swap: &Swap) -> impl Iterator<Item = &str> {

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use sqlx::{PgConnection, Row as _};
 
 use super::{super::fault::Fault, beside::STANDBY, sql::one_number};
-use crate::{behind::Behind, source::Load};
+use crate::{
+    behind::Behind,
+    source::{Load, NO_NUMBER},
+};
 
 /// What replicas have not replayed yet, what others run, and who of them waits for a lock. Columns of others are
 /// NULL to a role that may not see them: then nothing is said. `replay_lag` stands still while a replica says nothing, so
@@ -68,5 +71,5 @@ async fn number(connection: &mut PgConnection, sql: String) -> Result<f64, Fault
     let row = one_number(&sql).fetch_one(&mut *connection).await?;
     sqlx::raw_sql("COMMIT").execute(connection).await?;
     let number: Option<f64> = row.try_get(0)?;
-    number.ok_or_else(|| Fault::Mistaken("throttle_query answers NULL; it must answer one number".into()))
+    number.ok_or_else(|| Fault::Mistaken(NO_NUMBER.into()))
 }
