@@ -5,9 +5,8 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     cluster::{Cluster, stop_between_locks},
     harness::{
-        PATIENCE, SOURCE, World, make_table, oracle,
+        Background, PATIENCE, SOURCE, World, make_table, oracle,
         servers::{Postgres, directory},
     },
 };
@@ -33,22 +32,21 @@ type Known = BTreeMap<i64, String>;
 
 /// The application: it writes by its own compare-and-swap, one row in eight a new one.
 struct Application {
-    stop: Arc<AtomicBool>,
     writes: Arc<AtomicU32>,
-    thread: JoinHandle<Known>,
+    background: Background<Known>,
 }
 
 impl Application {
     fn start(path: &Path, mut known: Known, values: Vec<(String, String)>) -> Self {
-        let (stop, writes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let (path, stopped, written) = (path.to_owned(), stop.clone(), writes.clone());
-        let thread = std::thread::spawn(move || {
+        let writes = Arc::new(AtomicU32::new(0));
+        let (path, written) = (path.to_owned(), writes.clone());
+        let background = Background::start(move |stop| {
             let connection = Connection::open(path).unwrap();
             connection.busy_timeout(PATIENCE).unwrap();
             let ids: Vec<i64> = known.keys().copied().collect();
             let (mut next, mut new) = (0, 1_000_000);
             for (plaintext, value) in values.into_iter().cycle() {
-                if stopped.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     break;
                 }
                 next = (next + 1_237) % ids.len();
@@ -72,12 +70,11 @@ impl Application {
             }
             known
         });
-        Self { stop, writes, thread }
+        Self { writes, background }
     }
 
     fn end(self) -> Known {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.background.end()
     }
 }
 

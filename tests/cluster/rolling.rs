@@ -2,10 +2,7 @@
 //! in a maintenance window, without a holder and without one wrong answer.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +15,8 @@ use crate::{
     balancer::Balancer,
     cluster::{Cluster, PATIENT},
     harness::{
-        KEY, OPERATOR, PATIENCE, SERVICE, SOURCE, World, client_of, make_table, oracle, servers::directory,
+        Background, KEY, OPERATOR, PATIENCE, SERVICE, SOURCE, World, client_of, make_table, oracle,
+        servers::directory,
     },
 };
 
@@ -99,11 +97,10 @@ fn nodes_are_restarted_one_by_one_in_mid_rekey_without_a_holder_and_without_a_wr
     let balancer = Balancer::new(&cluster.nodes);
     let certs: Vec<_> = cluster.nodes.iter().map(|node| node.data_dir().join("tls-cert.pem")).collect();
     let certs: Vec<_> = certs.iter().map(std::path::PathBuf::as_path).collect();
-    let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..2)
         .map(|_| {
-            let (client, url, values, stop) = (client_of(&certs), balancer.url(), values.clone(), stop.clone());
-            thread::spawn(move || decrypt_all_along(&client, &url, &values, &stop))
+            let (client, url, values) = (client_of(&certs), balancer.url(), values.clone());
+            Background::start(move |stop| decrypt_all_along(&client, &url, &values, stop))
         })
         .collect();
 
@@ -135,10 +132,9 @@ fn nodes_are_restarted_one_by_one_in_mid_rekey_without_a_holder_and_without_a_wr
         .expect(200);
     let ended = cluster.nodes[0].job_end(&job);
     assert_eq!(ended["state"], "completed", "{ended}");
-    stop.store(true, Ordering::Relaxed);
     let met = clients
         .into_iter()
-        .map(|client| client.join().unwrap())
+        .map(Background::end)
         .fold(Met::default(), |all, one| Met { valid: all.valid + one.valid, retried: all.retried + one.retried });
     assert!(met.valid > 100, "{} valid answers", met.valid);
     println!("{} valid answers, {} retried, none invalid", met.valid, met.retried);

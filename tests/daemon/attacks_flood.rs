@@ -7,9 +7,8 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -22,7 +21,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     audit::metric,
-    harness::{AUDITOR, PATIENCE, SERVICE, World},
+    harness::{AUDITOR, Background, PATIENCE, SERVICE, World},
     oracle,
 };
 
@@ -151,10 +150,9 @@ type Line = StreamOwned<ClientConnection, TcpStream>;
 
 /// Sends hostile calls from many threads, as fast as they are answered, until it is stopped.
 struct Flood {
-    stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     statuses: Arc<Mutex<BTreeMap<u16, usize>>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Background<()>>,
     began: Instant,
 }
 
@@ -162,18 +160,13 @@ impl Flood {
     fn new(world: &World, calls: Vec<Hostile>) -> Self {
         let config = config(world);
         let address: SocketAddr = world.control_url().strip_prefix("https://").unwrap().parse().unwrap();
-        let mut flood = Self {
-            stop: Arc::default(),
-            calls: Arc::default(),
-            statuses: Arc::default(),
-            threads: vec![],
-            began: Instant::now(),
-        };
+        let mut flood =
+            Self { calls: Arc::default(), statuses: Arc::default(), threads: vec![], began: Instant::now() };
         let hostile = Arc::new(calls);
         for thread in 0..THREADS {
-            let (stop, calls, statuses) = (flood.stop.clone(), flood.calls.clone(), flood.statuses.clone());
+            let (calls, statuses) = (flood.calls.clone(), flood.statuses.clone());
             let (config, hostile) = (config.clone(), hostile.clone());
-            flood.threads.push(std::thread::spawn(move || {
+            flood.threads.push(Background::start(move |stop| {
                 let mut line = None;
                 for call in hostile.iter().cycle().skip(thread * hostile.len() / THREADS) {
                     if stop.load(Ordering::Relaxed) {
@@ -205,10 +198,7 @@ impl Flood {
 
     /// How often it met which status.
     fn stop(self) -> BTreeMap<u16, usize> {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
+        self.threads.into_iter().for_each(Background::end);
         let (calls, took) = (self.calls.load(Ordering::Relaxed), self.began.elapsed());
         let statuses = std::mem::take(&mut *self.statuses.lock().unwrap());
         println!("{calls} hostile calls, {:.0} a second: {statuses:?}", calls as f64 / took.as_secs_f64());

@@ -10,14 +10,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::blocking::Client;
 use serde_json::{Value as Json, json};
 
-use crate::harness::{KEY, SERVICE, SOURCE, World, make_table};
+use crate::harness::{Background, KEY, SERVICE, SOURCE, World, make_table};
 
 const ROWS: usize = 1000;
 
@@ -54,7 +53,7 @@ fn lose_all_and_restore(world: &mut World, noted: &Json) {
 /// A client that asks for every value again and again, whatever happens to the daemon.
 struct Watcher {
     seen: Arc<Seen>,
-    thread: JoinHandle<()>,
+    background: Background<()>,
 }
 
 #[derive(Default)]
@@ -62,14 +61,13 @@ struct Seen {
     values: Mutex<Vec<String>>,
     daemon: Mutex<Option<(Client, String)>>,
     answers: Mutex<BTreeMap<String, u64>>,
-    stop: AtomicBool,
 }
 
 impl Watcher {
     fn start() -> Self {
         let seen = Arc::new(Seen::default());
         let watched = seen.clone();
-        Self { seen, thread: std::thread::spawn(move || watched.watch()) }
+        Self { seen, background: Background::start(move |stop| watched.watch(stop)) }
     }
 
     fn watch_also(&self, values: &[String]) {
@@ -84,15 +82,14 @@ impl Watcher {
 
     /// How often each answer came.
     fn end(self) -> BTreeMap<String, u64> {
-        self.seen.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap();
+        self.background.end();
         std::mem::take(&mut *self.seen.answers.lock().unwrap())
     }
 }
 
 impl Seen {
-    fn watch(&self) {
-        while !self.stop.load(Ordering::SeqCst) {
+    fn watch(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
             let values = self.values.lock().unwrap().clone();
             let Some((http, url)) = self.daemon.lock().unwrap().clone() else {
                 std::thread::yield_now();

@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod authority;
+mod background;
 pub mod databases;
 pub mod galera;
 mod network;
@@ -32,6 +33,7 @@ use tempfile::TempDir;
 
 pub use self::{
     answer::Answer,
+    background::Background,
     outside::{SOURCE, client, client_of, make_table},
 };
 

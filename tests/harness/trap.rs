@@ -42,8 +42,7 @@ impl Trap {
     pub fn last_call(self, world: &World) -> String {
         drop(self);
         let file = std::fs::File::open(world.path("strace")).unwrap();
-        let lines = BufReader::new(file).lines().map_while(Result::ok);
-        lines.filter(|line| line.contains("(INJECTED)") || line.contains("= ?")).last().unwrap_or_default()
+        last_that_ended(BufReader::new(file).lines().map_while(Result::ok))
     }
 }
 
@@ -52,6 +51,12 @@ impl Drop for Trap {
         let _gone = self.0.kill();
         let _reaped = self.0.wait();
     }
+}
+
+/// Of strace's lines. Of a thread that the kill met between two calls it may write `??? resumed`, which is none.
+pub fn last_that_ended(lines: impl Iterator<Item = String>) -> String {
+    let ended = |line: &String| line.contains("(INJECTED)") || line.contains("= ?");
+    lines.filter(ended).filter(|line| !line.contains("???")).last().unwrap_or_default()
 }
 
 /// Whether a process has died and was not waited for, its tracer's share in it included.

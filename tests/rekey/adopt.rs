@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     database::{Client, Database},
-    harness::{OPERATOR, World, oracle},
+    harness::{Background, OPERATOR, World, oracle},
     unlock,
 };
 
@@ -120,17 +119,16 @@ fn values(world: &World, name: &str, ids: impl Iterator<Item = i64>) -> Vec<(i64
 
 /// The application. As long as it lags behind it writes plaintext too.
 struct Application {
-    stop: Arc<AtomicBool>,
     lags: Arc<AtomicBool>,
     writes: Arc<AtomicU32>,
-    thread: JoinHandle<Known>,
+    background: Background<Known>,
 }
 
 impl Application {
     /// `values`: what it writes beside plaintext.
     fn start(column: &Column, mut known: Known, values: Vec<(i64, String, String)>, name: &'static str) -> Self {
-        let (stop, lags) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
-        let (stop_in, lags_in) = (stop.clone(), lags.clone());
+        let lags = Arc::new(AtomicBool::new(true));
+        let lags_in = lags.clone();
         let writes = Arc::new(AtomicU32::new(0));
         let written_in = writes.clone();
         let mut client: Client = column.database.connect();
@@ -140,9 +138,9 @@ impl Application {
             .collect();
         let quoted: Vec<(String, String)> =
             (0..500).map(|n| plaintext(name, n)).map(|text| (column.literal(text.as_bytes()), text)).collect();
-        let thread = std::thread::spawn(move || {
+        let background = Background::start(move |stop| {
             for n in 0.. {
-                if stop_in.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     break;
                 }
                 let at = usize::try_from(n).unwrap();
@@ -177,7 +175,7 @@ impl Application {
             }
             known
         });
-        Self { stop, lags, writes, thread }
+        Self { lags, writes, background }
     }
 
     fn writes(&self) -> u32 {
@@ -192,8 +190,7 @@ impl Application {
     }
 
     fn end(self) -> Known {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.background.end()
     }
 }
 

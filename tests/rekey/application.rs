@@ -6,13 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
 use serde_json::{Value as Json, json};
 
-use crate::{database::Client, harness::World};
+use crate::{
+    database::Client,
+    harness::{Background, World},
+};
 
 /// Values that it has ready, as a program has that encrypted before the daemon went away.
 const POOL: usize = 3_000;
@@ -21,11 +23,10 @@ const POOL: usize = 3_000;
 pub type Known = BTreeMap<i64, String>;
 
 pub struct Application {
-    stop: Arc<AtomicBool>,
     /// Whether values of the old version are still written by a writer that lags behind.
     lagging: Arc<AtomicBool>,
     pub writes: Arc<AtomicU32>,
-    thread: JoinHandle<Known>,
+    background: Background<Known>,
 }
 
 impl Application {
@@ -35,15 +36,14 @@ impl Application {
         old: Vec<(String, String)>,
         new: Vec<(String, String)>,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
         let lagging = Arc::new(AtomicBool::new(true));
         let writes = Arc::new(AtomicU32::new(0));
-        let (stop_in, lagging_in, writes_in) = (stop.clone(), lagging.clone(), writes.clone());
-        let thread = std::thread::spawn(move || {
+        let (lagging_in, writes_in) = (lagging.clone(), writes.clone());
+        let background = Background::start(move |stop| {
             let (mut old, mut new) = (old.into_iter().cycle(), new.into_iter().cycle());
             let mut next_id = 1_000_000;
             let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-            while !stop_in.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let dice = random >> 33;
                 let lags = dice.is_multiple_of(8) && lagging_in.load(Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl Application {
             }
             known
         });
-        Self { stop, lagging, writes, thread }
+        Self { lagging, writes, background }
     }
 
     /// From now on the lagging writer writes new values too, and no old one is under way.
@@ -98,8 +98,7 @@ impl Application {
     }
 
     pub fn end(self) -> Known {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.background.end()
     }
 }
 
@@ -113,4 +112,21 @@ pub fn pool(world: &World, name: &str) -> Vec<(String, String)> {
 /// What the oracle is to find in the rows.
 pub fn facts(known: &Known) -> Vec<Json> {
     known.iter().map(|(id, text)| json!([id, {"plaintext": text}])).collect()
+}
+
+#[test]
+fn what_writes_beside_a_test_ends_with_it_also_where_it_fails() {
+    let writes = Arc::new(AtomicU32::new(0));
+    let written = writes.clone();
+    let failed = std::panic::catch_unwind(move || {
+        let _background = Background::start(move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                written.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        panic!("a test fails");
+    });
+    assert!(failed.is_err());
+    assert_eq!(Arc::strong_count(&writes), 1, "the thread is gone, and what it held");
 }

@@ -13,7 +13,7 @@ use crate::{
     application::{Application, Known, facts, pool},
     database::Database,
     harness::{World, oracle},
-    trap::{Trap, is_dead},
+    trap::{Trap, is_dead, last_that_ended},
     unlock, unlocked,
 };
 
@@ -243,4 +243,16 @@ fn until_killed_or_done(world: &World) -> bool {
         }
         (busy(world) == Some(false)).then(|| is_dead(world.pid()))
     })
+}
+
+#[test]
+fn a_thread_that_died_between_two_calls_is_not_taken_for_the_one_that_was_hit() {
+    let lines = [
+        "5288 recvfrom(21, \"\", 8192, 0, NULL, NULL) = 5",
+        "5289 recvfrom(22,  <unfinished ...>",
+        "5289 <... recvfrom resumed>)            = ?",
+        "5290 <... ??? resumed>)                 = ?",
+        "5290 +++ killed by SIGKILL +++",
+    ];
+    assert_eq!(last_that_ended(lines.map(str::to_owned).into_iter()), lines[2]);
 }
