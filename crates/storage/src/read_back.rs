@@ -25,6 +25,14 @@ pub(crate) fn altered(table: &str, triggers: &[String]) -> String {
     )
 }
 
+/// The same of a trigger that nobody looked at: it may have come since the preflight, and copy old values elsewhere.
+pub(crate) fn unaccepted(trigger: &str) -> String {
+    format!(
+        "trigger {trigger} came since the preflight and may copy old values elsewhere, so nothing was committed; drop it, or \
+         look at what it does and name it in accept_triggers"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use keymoot_types::associated_data::ColumnValue;

@@ -251,12 +251,24 @@ impl Ahead {
         Self { task: if spec.adopt { Task::Adopt } else { Task::Rekey }, version: None }
     }
 
-    /// The version of values that must find room, if the column's newest is `newest`. At least two digits: whoever skips
-    /// a version comes to v10 sooner than by one.
+    /// The version of values that must find room, if the column's newest is `newest`. Where nobody knows it, at least two
+    /// digits: whoever skips a version comes to v10 sooner than by one.
     pub(crate) fn version_after(self, newest: Option<u64>) -> u64 {
-        let next = newest.unwrap_or(0).saturating_add(1).max(10);
-        next.max(self.version.map_or(0, |version| u64::from(version.get())))
+        match self.version {
+            Some(version) => version.get().into(),
+            None => newest.unwrap_or(0).saturating_add(1).max(10),
+        }
     }
+
+    /// The same for what comes behind it: of a version that nobody knows yet.
+    pub(crate) fn later(self) -> Self {
+        Self { version: None, ..self }
+    }
+}
+
+/// A warning of what will be a reason not to start, once there is a later version.
+pub(crate) fn before_next(blocker: String) -> String {
+    format!("before the next rotation: {blocker}")
 }
 
 /// How many rows a source has.

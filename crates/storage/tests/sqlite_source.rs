@@ -14,7 +14,8 @@ use common::{File, PEOPLE, all, id, swap};
 use keymoot_storage::{
     conformance::{self, Dialect, Holds, IdKind},
     open_source,
-    source::{Cell, IdPart, RowId, Selection, Source, SourceError, Swapped},
+    source::{Cell, IdPart, RowId, Selection, Source, SourceError, SourceSpec, Swapped},
+    sqlite::SqliteSource,
 };
 use rusqlite::params;
 
@@ -354,7 +355,8 @@ async fn a_constraint_or_trigger_that_refuses_is_told_without_content() {
          INSERT INTO t VALUES (1, 'km:v9:x'); INSERT INTO u VALUES (1, 'km:v9:x')",
     );
     for (table, text) in [("t", "short"), ("u", "a trigger refuses")] {
-        let source = file.source(table, &["id"], "c", "");
+        let spec = SourceSpec { accept_triggers: vec!["guard".into()], ..file.spec(table, &["id"], "c", "") };
+        let source = SqliteSource::open(spec).unwrap();
         let rows = source.read(None, 1, &Selection::Every).await.unwrap();
         let error = source.swap(&[swap(&rows[0], "km:v10:x-secret")]).await.unwrap_err();
         let printed = error.to_string();
@@ -404,7 +406,9 @@ async fn fault_42_what_a_trigger_of_sqlite_alters_is_never_called_done_and_nothi
         "CREATE TABLE t (id INTEGER PRIMARY KEY, tenant TEXT, c TEXT);
          INSERT INTO t VALUES (1, 'acme', 'km:v9:A'), (2, 'acme', 'km:v9:B'), (3, 'acme', 'km:v9:C')",
     );
-    let source = file.source("t", &["id"], "c", "{tenant}/{id}");
+    let spec =
+        SourceSpec { accept_triggers: vec!["Meddles".into()], ..file.spec("t", &["id"], "c", "{tenant}/{id}") };
+    let source = SqliteSource::open(spec).unwrap();
     let batch: Vec<_> =
         all(&source, 10, &Selection::Every).await.iter().map(|row| swap(row, "km:v10:D")).collect();
     for alters in ["c = lower(c) WHERE id = 2", "tenant = 'other' WHERE id = 2", "c = 'km:v9:A' WHERE id = 1"] {
@@ -430,4 +434,52 @@ async fn fault_38_a_census_of_a_view_proves_nothing() {
     let why = census.not_conclusive.unwrap();
     assert!(why.contains("t is a view; declare the real table"), "{why}");
     assert_eq!(file.source("real", &["id"], "c", "").census(&mut |_| ()).await.unwrap().not_conclusive, None);
+}
+
+#[tokio::test]
+async fn fault_42_a_trigger_of_sqlite_that_came_since_the_preflight_is_refused_by_name() {
+    let file = File::new(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT); INSERT INTO t VALUES (1, 'km:v9:A'); CREATE TABLE history (c TEXT)",
+    );
+    let source = file.source("t", &["id"], "c", "");
+    let batch = [swap(&all(&source, 10, &Selection::Every).await[0], "km:v10:A")];
+    let keep = "BEGIN INSERT INTO history VALUES (old.c); END";
+    file.connect().execute_batch(&format!("CREATE TRIGGER keeps AFTER UPDATE OF c ON t {keep}")).unwrap();
+    let error = source.swap(&batch).await.unwrap_err().to_string();
+    assert!(error.contains("trigger keeps came since the preflight"), "{error}");
+    assert_eq!(file.count("SELECT count(*) FROM history"), 0);
+    file.connect().execute_batch("DROP TRIGGER keeps").unwrap();
+    assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Done]));
+}
+
+/// A page of the table whose header says that it has fewer rows: neither a scan nor `COUNT(*)` finds the others.
+#[tokio::test]
+async fn fault_29_a_flipped_bit_in_any_page_of_a_users_table_never_hides_a_value_from_a_census() {
+    let values: Vec<String> = (1..=400).map(|n| format!("({n}, 'km:v9:{n:060}')")).collect();
+    let made = "CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT)";
+    let file = File::raw(&format!("{made}; INSERT INTO t VALUES {}", values.join(", ")));
+    let whole = std::fs::read(&file.path).unwrap();
+    let (mut doubted, mut counted) = (0, 0);
+    for page in 1..whole.len() / 4096 {
+        for (offset, bit) in (0..8).flat_map(|offset| (0..8).map(move |bit| (offset, bit))) {
+            let mut bytes = whole.clone();
+            bytes[page * 4096 + offset] ^= 1 << bit;
+            std::fs::write(&file.path, &bytes).unwrap();
+            let mut old = 0;
+            let source = file.source("t", &["id"], "c", "");
+            match source
+                .census(&mut |cell| {
+                    old += u32::from(cell.bytes().is_some_and(|bytes| bytes.starts_with(b"km:v9:")))
+                })
+                .await
+            {
+                Ok(found) if found.not_conclusive.is_none() => {
+                    assert_eq!((old, found.visited), (400, 400), "page {page}, byte {offset}, bit {bit}");
+                    counted += 1;
+                }
+                _ => doubted += 1,
+            }
+        }
+    }
+    assert!(doubted > counted, "{doubted} doubted, {counted} counted whole");
 }

@@ -53,6 +53,8 @@ async fn read(
     cluster.until_older_ended().await;
     // A statement's limit would end the scan of a large table; whoever waits for its rows has one of its own.
     session.limit_statements(Duration::ZERO).await?;
+    // Its snapshot waits while other nodes count.
+    session.limit_idle_transactions(Duration::ZERO).await?;
     let begin = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
          START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
     sqlx::raw_sql(begin).execute(&mut session.connection).await?;

@@ -92,6 +92,12 @@ fn said(number: u16, state: &str, message: &str) -> Fault {
         1062 | 1216 | 1217 | 1451 | 1452 | 3819 | 4025 => {
             Fault::Mistaken(format!("a constraint of the table refuses a new value ({number}); drop it"))
         }
+        // A trigger, a constraint or what they call.
+        1305 | 1318 | 1449 => Fault::Mistaken(format!("{shown}; mend what names it, or drop it")),
+        1172 | 1242 | 1267 | 1270 | 1271 => Fault::Mistaken(format!(
+            "what hangs on the column, such as a trigger or a constraint, can't be computed ({number}); mend it, drop it or \
+             leave the column out"
+        )),
         1064 | 1235 => Fault::Mistaken(format!("the server does not know a statement ({number}); it is too old")),
         1665 => Fault::Mistaken(
             "binlog_format is STATEMENT, which forbids READ COMMITTED; set it to ROW or MIXED (1665)".into(),
@@ -104,6 +110,7 @@ fn said(number: u16, state: &str, message: &str) -> Fault {
         1205 | 1213 => Fault::Unreachable(format!("another transaction was in the way ({number})")),
         1290 | 1792 | 1836 => Fault::Unreachable(format!("the server is read-only ({number})")),
         1028 | 1317 | 1927 | 1969 | 3024 => Fault::Unreachable(format!("a statement was stopped ({number})")),
+        1461 => Fault::Unreachable("max_prepared_stmt_count is reached; raise it (1461)".into()),
         // Full, refused, not yet prepared, going down, out of connections.
         1021 | 1040 | 1041 | 1045 | 1047 | 1053 | 1114 | 1129 | 1130 | 1158..=1161 | 1203 | 1226 | 2006 | 2013 => {
             Fault::Unreachable(shown)
@@ -118,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_error_that_may_quote_a_row_is_told_by_its_number_alone() {
-        let own = [1062, 1205, 1213, 1265, 1366, 1292, 1406, 1643, 1644, 1690, 1969, 9999]
+        let own = [1062, 1205, 1213, 1265, 1366, 1292, 1406, 1643, 1644, 1690, 1969, 1242, 1267, 9999]
             .map(|number| (number, "HY000"));
         for (number, state) in own.into_iter().chain([1146, 1114, 1205].map(|number| (number, "45000"))) {
             let (Fault::Unreachable(reason) | Fault::Mistaken(reason)) =
@@ -127,6 +134,8 @@ mod tests {
         }
         assert!(matches!(said(1213, "40001", "Deadlock found"), Fault::Unreachable(_)));
         assert!(matches!(said(1047, "08S01", "WSREP has not yet prepared node"), Fault::Unreachable(_)));
+        let full = said(1461, "42000", "Can't create more than max_prepared_stmt_count statements");
+        assert!(matches!(full, Fault::Unreachable(reason) if reason.contains("raise it")));
         assert!(matches!(said(1265, "01000", "Data truncated for column 'c' at row 1"), Fault::Mistaken(_)));
     }
 }

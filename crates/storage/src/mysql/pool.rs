@@ -1,6 +1,9 @@
 //! A session with a server, ready for use, and the pool of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{AssertSqlSafe, Connection as _, mysql::MySqlConnection};
 use tokio::time::timeout;
@@ -17,14 +20,21 @@ const PREPARE: Duration = Duration::from_secs(10);
 /// The longest that a statement takes which knows its rows; the server itself stops it then.
 pub(super) const STATEMENT: Duration = Duration::from_secs(30);
 
+/// For how long reads use statements that were made from a table as it was. It may be altered at any time, and a look at it
+/// takes five short statements, which a small chunk would feel.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+const ALTERED: &str = "the table was altered; it is looked at again";
+
 /// What a session must be, whatever the server's or the account's defaults are: no value is shortened in silence, no
-/// answer is cut off by a limit, long ids are sorted by all of them, waits end, and no transaction outlives its commit or
-/// the node that began it.
+/// answer is cut off by a limit, long ids are sorted by all of them, waits end, transactions may write and none outlives its
+/// commit, and a session is kept that idles for long, as one of a census does while other nodes count.
 const SETTINGS: &str = "
-    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', sql_safe_updates = 0,
         sql_select_limit = 18446744073709551615, innodb_lock_wait_timeout = 5, lock_wait_timeout = 5,
-        net_write_timeout = 600, completion_type = 'NO_CHAIN', sql_big_selects = 1, max_sort_length = 8388608";
+        net_write_timeout = 600, completion_type = 'NO_CHAIN', sql_big_selects = 1, max_sort_length = 8388608,
+        wait_timeout = 28800";
 
 const ROLLED_BACK: &str =
     "the server rolled the transaction back, as a cluster does for another node's write; nothing was written";
@@ -36,7 +46,8 @@ pub(super) type Work<'s, T> = pool::Work<'s, T, Fault>;
 pub(super) struct Session {
     pub(super) connection: MySqlConnection,
     pub(super) server: Server,
-    sql: Option<Arc<Sql>>,
+    /// The source's statements, and when its table was as they say.
+    sql: Option<(Instant, Arc<Sql>)>,
 }
 
 /// Which server it is.
@@ -80,6 +91,7 @@ impl Session {
             prepared.await.map_err(|_| Fault::Unreachable("a new connection does not answer".into()))??;
         let mut session = Self { connection, server, sql: None };
         session.limit_statements(STATEMENT).await?;
+        session.limit_idle_transactions(STATEMENT).await?;
         Ok(session)
     }
 
@@ -100,6 +112,16 @@ impl Session {
         Ok(())
     }
 
+    /// From now on the server itself ends a transaction in which nothing comes for so long, and the locks of a node that
+    /// stands still with it; never, where this is zero. MySQL has no such limit.
+    pub(super) async fn limit_idle_transactions(&mut self, limit: Duration) -> Result<(), Fault> {
+        if self.server.mariadb {
+            let setting = format!("SET SESSION idle_transaction_timeout = {}", limit.as_secs());
+            sqlx::raw_sql(AssertSqlSafe(setting)).execute(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
     /// Refuses to go on where the server has rolled the open transaction back and did not say so.
     pub(super) async fn refuse_rolled_back(&mut self) -> Result<(), Fault> {
         if !self.server.mariadb {
@@ -112,15 +134,38 @@ impl Session {
         if open == 1 { Ok(()) } else { Err(Fault::Unreachable(ROLLED_BACK.into())) }
     }
 
-    /// The source's statements, made from its table as it is.
+    /// The source's statements, made from its table as it is, or was a moment ago: to read with.
     pub(super) async fn sql(&mut self, spec: &SourceSpec) -> Result<Arc<Sql>, Fault> {
-        if let Some(sql) = &self.sql {
+        if let Some((_, sql)) = self.sql.as_ref().filter(|(looked, _)| looked.elapsed() < LOOK_AGAIN) {
             return Ok(Arc::clone(sql));
         }
+        let sql = self.begin(spec).await?;
+        sqlx::raw_sql("COMMIT").execute(&mut self.connection).await?;
+        Ok(sql)
+    }
+
+    /// Begins a transaction until whose end the table can't be altered, and makes the source's statements from it.
+    pub(super) async fn begin(&mut self, spec: &SourceSpec) -> Result<Arc<Sql>, Fault> {
+        let looked = Instant::now();
         table::hold(&mut self.connection, spec).await?;
         let sql = Arc::new(Sql::look_up(&mut self.connection, spec, self.server.mariadb).await?);
-        sqlx::raw_sql("COMMIT").execute(&mut self.connection).await?;
-        Ok(Arc::clone(self.sql.insert(sql)))
+        self.sql = Some((looked, Arc::clone(&sql)));
+        Ok(sql)
+    }
+
+    /// What was read with these statements. That they can't be run is no mistake where the table was altered since.
+    pub(super) async fn unless_altered<T>(
+        &mut self,
+        spec: &SourceSpec,
+        sql: &Sql,
+        read: Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        if let Err(Fault::Mistaken(_)) = &read
+            && *self.begin(spec).await? != *sql
+        {
+            return Err(Fault::Unreachable(ALTERED.into()));
+        }
+        read
     }
 }
 

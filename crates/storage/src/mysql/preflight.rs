@@ -1,6 +1,6 @@
 //! All that can be known to be wrong with a source before the first write, each with its remedy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -15,7 +15,7 @@ use super::{
     table::{self, Kind, Table, same},
     width::{self, Longest},
 };
-use crate::source::{Ahead, Preflight, Selection, SourceSpec, Task};
+use crate::source::{Ahead, Preflight, Selection, SourceSpec, Task, before_next};
 
 pub(super) async fn preflight(session: &mut Session, spec: &SourceSpec, ahead: Ahead) -> Result<Preflight, Fault> {
     table::hold(&mut session.connection, spec).await?;
@@ -26,7 +26,7 @@ pub(super) async fn preflight(session: &mut Session, spec: &SourceSpec, ahead: A
 
 async fn looked(session: &mut Session, spec: &SourceSpec, ahead: Ahead) -> Result<Preflight, Fault> {
     let mut found = Preflight { server: session.server.name(), ..Preflight::default() };
-    server(session, &mut found).await?;
+    let writable = server(session, &mut found).await?;
     let Some(table) = table(session, spec, &mut found).await? else { return Ok(found) };
     found.grants = rights::needed(session, spec, &table).await?;
     if !columns(spec, &table, &mut found) {
@@ -39,7 +39,10 @@ async fn looked(session: &mut Session, spec: &SourceSpec, ahead: Ahead) -> Resul
     foreign_keys(session, spec, &table, &mut found).await?;
     effects(session, spec, &table, &mut found).await?;
     let sql = Sql::new(spec, &table, session.server.mariadb)?;
-    rights::missing(session, &sql, &table, &mut found).await?;
+    // A server that is read-only refuses to try a write.
+    if writable {
+        rights::missing(session, &sql, &table, &mut found).await?;
+    }
     // Without a right neither the plan nor the rows can be had.
     if found.blockers.is_empty() {
         order(session, &sql, &mut found).await?;
@@ -64,10 +67,12 @@ fn read_only(settings: &BTreeMap<String, String>) -> Option<&'static str> {
     read_only.then_some("the server is read-only, as replicas are; name the primary in the source's url")
 }
 
-async fn server(session: &mut Session, found: &mut Preflight) -> Result<(), Fault> {
+/// What is to be known of the server; whether it can be written to.
+async fn server(session: &mut Session, found: &mut Preflight) -> Result<bool, Fault> {
     let settings = settings(session).await?;
     let is = |name: &str, value: &str| is(&settings, name, value);
-    found.blockers.extend(read_only(&settings).map(str::to_owned));
+    let read_only = read_only(&settings);
+    found.blockers.extend(read_only.map(str::to_owned));
     if replicas::replicates(session).await? {
         found.warnings.push(format!("no census can be conclusive: {}", replicas::REPLICA));
     }
@@ -92,7 +97,7 @@ async fn server(session: &mut Session, found: &mut Preflight) -> Result<(), Faul
                 .into(),
         );
     }
-    Ok(())
+    Ok(read_only.is_none())
 }
 
 /// The table; `None` where there is none that could be a source.
@@ -195,6 +200,9 @@ fn not_utf8(column: &table::Column) -> Option<String> {
     }
 }
 
+/// So much of a value tells it from all others of its version, which begin as it does.
+const UNIQUE_BEGINNING: u64 = 32;
+
 fn indexes(spec: &SourceSpec, table: &Table, ahead: Ahead, found: &mut Preflight) {
     match table.unique(&spec.id) {
         None => found.blockers.push(format!(
@@ -208,6 +216,15 @@ fn indexes(spec: &SourceSpec, table: &Table, ahead: Ahead, found: &mut Preflight
             index.name
         )),
         Some(_) => {}
+    }
+    let begins = table.unique_prefix(&spec.column, &spec.id).filter(|(_, prefix)| *prefix < UNIQUE_BEGINNING);
+    // What a release writes begins as nobody knows before.
+    if let Some((index, prefix)) = begins.filter(|_| ahead.task != Task::Release) {
+        found.blockers.push(format!(
+            "the unique index {} holds the first {prefix} of column {} alone, with which all values of one version begin, or \
+             nearly so; drop it or make it whole",
+            index.name, spec.column
+        ));
     }
     for index in table.indexes.iter().filter(|i| i.columns.iter().any(|name| same(name, &spec.column))) {
         found.warnings.push(format!(
@@ -231,7 +248,7 @@ async fn foreign_keys(
     table: &Table,
     found: &mut Preflight,
 ) -> Result<(), Fault> {
-    let keys: Vec<(String, String)> = sqlx::query_as(
+    let seen: Vec<(String, String)> = sqlx::query_as(
         "SELECT CAST(CONSTRAINT_NAME AS CHAR), CAST(TABLE_NAME AS CHAR) FROM information_schema.KEY_COLUMN_USAGE \
          WHERE REFERENCED_TABLE_NAME IS NOT NULL AND ((TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_NAME = ?) \
          OR (REFERENCED_TABLE_SCHEMA = ? AND REFERENCED_TABLE_NAME = ? AND REFERENCED_COLUMN_NAME = ?))",
@@ -244,6 +261,8 @@ async fn foreign_keys(
     .bind(&spec.column)
     .fetch_all(&mut session.connection)
     .await?;
+    let mut keys = BTreeSet::from_iter(seen);
+    keys.extend(unseen(session, spec, table).await?);
     for (key, of) in keys {
         found.blockers.push(format!(
             "column {} is in the foreign key {key} of table {of}, which a new value would break or cascade; drop it",
@@ -251,6 +270,34 @@ async fn foreign_keys(
         ));
     }
     Ok(())
+}
+
+/// Those that refer to the column from tables which the account may not see, each with its table. The engine spells the
+/// names of tables as it does those of files.
+async fn unseen(session: &mut Session, spec: &SourceSpec, table: &Table) -> Result<Vec<(String, String)>, Fault> {
+    if !session.server.mariadb {
+        return Ok(Vec::new());
+    }
+    let keys = sqlx::query_as(
+        "SELECT CAST(SUBSTRING(ID, LOCATE('/', ID) + 1) AS CHAR), \
+         CONVERT(CONVERT(CAST(SUBSTRING_INDEX(FOR_NAME, '/', -1) AS BINARY) USING filename) USING utf8mb4), \
+         CAST(REF_COL_NAME AS CHAR) \
+         FROM information_schema.INNODB_SYS_FOREIGN JOIN information_schema.INNODB_SYS_FOREIGN_COLS USING (ID) \
+         WHERE CAST(REF_NAME AS BINARY) = CONCAT(CAST(CONVERT(? USING filename) AS BINARY), '/', \
+         CAST(CONVERT(? USING filename) AS BINARY))",
+    )
+    .bind(&table.schema)
+    .bind(&table.name);
+    let keys: Result<Vec<(String, String, String)>, sqlx::Error> = keys.fetch_all(&mut session.connection).await;
+    match keys.map_err(Fault::from) {
+        Ok(keys) => {
+            let of_column = keys.into_iter().filter(|(.., column)| same(column, &spec.column));
+            Ok(of_column.map(|(key, of, _)| (key, of)).collect())
+        }
+        // Without the right PROCESS, which a census needs as well and a warning asks for.
+        Err(Fault::Mistaken(_)) => Ok(Vec::new()),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The triggers that an update of a table fires.
@@ -329,8 +376,13 @@ async fn cells(
     let row = sqlx::query(AssertSqlSafe(sql.unfit())).persistent(false).fetch_one(&mut session.connection).await?;
     let number = |at: usize| row.try_get_unchecked::<Option<i64>, _>(at).map(|n| n.map(i64::unsigned_abs));
     let longest = Longest { value_bytes: number(0)?, version: number(1)?, plaintext_bytes: number(2)? };
+    let value_bytes = number(4)?.unwrap_or_default();
     if let Some(column) = table.column(&spec.column) {
-        found.blockers.extend(width::why_not(table, column, longest, ahead));
+        match width::why_not(table, column, longest, ahead) {
+            Some(blocker) => found.blockers.push(blocker),
+            None => found.warnings.extend(width::why_not(table, column, longest, ahead.later()).map(before_next)),
+        }
+        found.blockers.extend(width::no_packet(column, value_bytes, longest, ahead, session.server.packet_bytes));
         checks::tried(session, sql, table, column, (ahead.task, ahead.version_after(longest.version)), found)
             .await?;
     }
@@ -341,7 +393,7 @@ async fn cells(
         ));
     }
     for (at, id) in spec.id.iter().enumerate() {
-        if let Some(1..) = number(4 + at)? {
+        if let Some(1..) = number(5 + at)? {
             found.blockers.push(match table.column(id).map(|column| &column.kind) {
                 Some(Kind::Text { charset, .. }) => format!(
                     "ids in {id} have characters that {charset} has twice or Unicode has not, so that their rows could not be \

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     behind_prefix,
-    read_back::altered,
+    read_back::{altered, unaccepted},
     source::{
         Ahead, CHUNK_BYTES_MAX, Cell, Chunk, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source,
         SourceError, SourceSpec, Swap, Swapped, Total, Visit,
@@ -56,6 +56,9 @@ const COUNTED_ROWS_MAX: u64 = 200_000;
 /// A batch is one transaction: it locks its rows, compares them here by their bytes, and writes those that are still as
 /// they were, once more by comparison. So what is done and what is lost never hangs on how a server, or a proxy before
 /// it, counts the rows that a statement changed. After a failed commit nobody knows: read the rows again.
+///
+/// Each batch looks first at what the table is like, which nobody can alter until its commit: a column may have come that
+/// moves with updates. Reads look again once a second.
 pub struct MySqlSource {
     spec: Arc<SourceSpec>,
     pool: Pool,
@@ -109,21 +112,20 @@ impl MySqlSource {
 /// A chunk, and whether its answer was not read to its end.
 async fn chunk(
     session: &mut Session,
-    spec: &SourceSpec,
+    sql: &Sql,
     after: Option<&RowId>,
     most: Most,
     select: &Selection,
 ) -> Result<(Chunk, bool), Fault> {
-    let sql = session.sql(spec).await?;
     if *select == Selection::Every {
         let rows = most.rows.min(most.looked_at);
-        let (rows, unread) = read(session, &sql, (after, None), rows, select).await?;
+        let (rows, unread) = read(session, sql, (after, None), rows, select).await?;
         return Ok((Chunk::of_every(rows), unread));
     }
-    let Some(end) = end(session, &sql, after, most.looked_at).await? else {
+    let Some(end) = end(session, sql, after, most.looked_at).await? else {
         return Ok((Chunk::of_every(Vec::new()), false));
     };
-    let (rows, unread) = read(session, &sql, (after, Some(&end)), most.rows, select).await?;
+    let (rows, unread) = read(session, sql, (after, Some(&end)), most.rows, select).await?;
     Ok((Chunk::up_to(end, rows, most.rows), unread))
 }
 
@@ -325,6 +327,9 @@ async fn check(
 ) -> Result<(), Fault> {
     // Asked each time: one may have come since the preflight.
     let fired = triggers(session, &sql.schema, &sql.name).await?;
+    if let Some(name) = fired.iter().find(|name| !spec.accept_triggers.contains(name)) {
+        return Err(Fault::Mistaken(unaccepted(name)));
+    }
     let looked_at = if fired.is_empty() { 1 } else { written.len() };
     let written = written.get(..looked_at.min(written.len())).unwrap_or_default();
     let ids: Vec<&RowId> = written.iter().map(|(id, _)| id).collect();
@@ -340,8 +345,7 @@ async fn check(
 }
 
 async fn swap(session: &mut Session, spec: &SourceSpec, batch: &[Swap]) -> Result<Vec<Swapped>, Fault> {
-    let sql = session.sql(spec).await?;
-    sqlx::raw_sql("START TRANSACTION READ WRITE").execute(&mut session.connection).await?;
+    let sql = session.begin(spec).await?;
     replicas::refuse_read_only(session).await?;
     let ids: Vec<&RowId> = batch.iter().map(|swap| &swap.id).collect();
     let rows = find(session, &sql, &ids, true).await?;
@@ -402,7 +406,13 @@ impl Source for MySqlSource {
         let read = self.pool.run_and_keep_if(
             LIMIT,
             |(_, unread): &(Chunk, bool)| !*unread,
-            move |session| Box::pin(async move { chunk(session, &spec, after.as_ref(), most, &select).await }),
+            move |session| {
+                Box::pin(async move {
+                    let sql = session.sql(&spec).await?;
+                    let read = chunk(session, &sql, after.as_ref(), most, &select).await;
+                    session.unless_altered(&spec, &sql, read).await
+                })
+            },
         );
         read.await.map(|(chunk, _)| chunk).map_err(|fault| fault.for_source(&self.spec.name))
     }
@@ -412,7 +422,8 @@ impl Source for MySqlSource {
         self.run(LIMIT, move |session, spec| {
             Box::pin(async move {
                 let sql = session.sql(&spec).await?;
-                find(session, &sql, &ids.iter().collect::<Vec<_>>(), false).await
+                let found = find(session, &sql, &ids.iter().collect::<Vec<_>>(), false).await;
+                session.unless_altered(&spec, &sql, found).await
             })
         })
         .await

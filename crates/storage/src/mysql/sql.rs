@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// A column that is read: its name as declared, and what is in it.
+#[derive(PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) name: String,
     pub(super) kind: Kind,
@@ -53,6 +54,7 @@ impl Part {
 }
 
 /// The quoted names of a source, and what its columns are.
+#[derive(PartialEq, Eq)]
 pub(super) struct Sql {
     /// The columns of the id, as declared.
     pub(super) ids: Vec<Part>,
@@ -341,17 +343,26 @@ impl Sql {
     /// A cell as it will look: of this version and as long as it is going to be, with nothing in it.
     fn ahead(&self, task: Task, version: u64) -> String {
         let (bytes, head) = (self.bytes(), self.head());
-        let (prefix, body) = match self.cell {
-            Kind::Text { .. } => {
-                (format!("'km:v{version}:'"), format!("REPEAT('A', (4 * (41 + LENGTH({bytes})) + 2) DIV 3)"))
+        let (prefix, body, binary) = match self.cell {
+            Kind::Text { .. } => (
+                format!("'km:v{version}:'"),
+                format!("REPEAT('A', (4 * (41 + LENGTH({bytes})) + 2) DIV 3)"),
+                String::new(),
+            ),
+            _ => {
+                let prefix = format!("x'4b4d01{version:08x}'");
+                let binary = format!(
+                    "WHEN LEFT({bytes}, 3) = x'4b4d01' AND LENGTH({bytes}) > 7 \
+                     THEN CONCAT({prefix}, SUBSTRING({bytes}, 8)) "
+                );
+                (prefix, format!("REPEAT(x'01', 41 + LENGTH({bytes}))"), binary)
             }
-            _ => (format!("x'4b4d01{version:08x}'"), format!("REPEAT(x'01', 41 + LENGTH({bytes}))")),
         };
         let adopts = if task == Task::Adopt { "TRUE" } else { "FALSE" };
         let cell = format!(
             "CASE WHEN {head} REGEXP '^km:v[1-9][0-9]*:' \
              THEN CONCAT('km:v{version}:', SUBSTRING({bytes}, LOCATE(':', {head}, 5) + 1)) \
-             WHEN {adopts} AND LENGTH({bytes}) > 0 AND NOT {} THEN CONCAT({prefix}, {body}) ELSE {bytes} END",
+             {binary}WHEN {adopts} AND LENGTH({bytes}) > 0 AND NOT {} THEN CONCAT({prefix}, {body}) ELSE {bytes} END",
             self.begins_as_value()
         );
         match &self.cell {
@@ -360,15 +371,19 @@ impl Sql {
         }
     }
 
-    /// How many rows this condition, of the catalogue, would refuse with new values. `others`: the table's other columns.
+    /// How many of the rows that will be written this condition, of the catalogue, would refuse. `others`: the table's other
+    /// columns.
     pub(super) fn check(&self, task: Task, version: u64, condition: &str, others: &[&str]) -> String {
         let others = others.iter().map(|name| of_row(name));
         let cell = format!("{} AS {}", self.ahead(task, version), quoted(&self.cell_name));
         let columns: Vec<String> = others.chain([cell]).collect();
         format!(
-            "SELECT CAST(COALESCE(SUM(NOT ({condition})), 0) AS SIGNED) FROM (SELECT {} FROM {}) AS {}",
+            "SELECT CAST(COALESCE(SUM(NOT ({condition})), 0) AS SIGNED) \
+             FROM (SELECT {} FROM {} WHERE NOT (CAST({} AS BINARY) <=> {})) AS {}",
             columns.join(", "),
             self.table,
+            self.ahead(task, version),
+            self.bytes(),
             quoted(&self.name)
         )
     }
@@ -379,8 +394,9 @@ impl Sql {
     }
 
     /// Of values in text form: the longest's bytes without its version's digits, and the highest version. Of what does not
-    /// begin as a value: the longest's bytes. How many cells hold the beginning of a value behind their own. For each id:
-    /// whether one is too large, or would not come back from us as it went.
+    /// begin as a value: the longest's bytes. How many cells hold the beginning of a value behind their own. Of what begins
+    /// as a value, in any form: the longest's bytes. For each id: whether one is too large, or would not come back from us as
+    /// it went.
     pub(super) fn unfit(&self) -> String {
         let (bytes, head) = (self.bytes(), self.head());
         let value = format!("{head} REGEXP '^km:v[1-9][0-9]*:'");
@@ -394,6 +410,7 @@ impl Sql {
             format!("MAX(IF({value}, CAST({version} AS UNSIGNED), NULL))"),
             format!("MAX(IF({}, NULL, LENGTH({bytes})))", self.begins_as_value()),
             format!("SUM({inside})"),
+            format!("MAX(IF({}, LENGTH({bytes}), NULL))", self.begins_as_value()),
         ];
         let ids = self.ids.iter().map(|id| match &id.kind {
             Kind::Integer => format!("MAX({} > 9223372036854775807)", id.column()),

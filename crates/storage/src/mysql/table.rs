@@ -43,6 +43,8 @@ pub(super) struct Index {
     /// Of a column only the beginning is in it, or a hash: it gives no order.
     pub(super) of_prefixes: bool,
     pub(super) columns: Vec<String>,
+    /// How many characters or bytes of each are in it, where not all are.
+    pub(super) prefixes: Vec<Option<u64>>,
 }
 
 /// A table.
@@ -81,6 +83,16 @@ impl Table {
         }
         let indexes = indexes(connection, &schema, name).await?;
         Ok(Some(Self { schema, name: name.to_owned(), columns, indexes }))
+    }
+
+    /// Of the column only so many characters or bytes are in a unique index, which with them alone tells rows apart.
+    pub(super) fn unique_prefix(&self, column: &str, id: &[String]) -> Option<(&Index, u64)> {
+        let by_id = |index: &Index| id.iter().all(|id| index.columns.iter().any(|name| same(name, id)));
+        let unique = self.indexes.iter().filter(|index| index.unique && !by_id(index));
+        let prefixes =
+            unique.flat_map(|index| index.columns.iter().zip(&index.prefixes).map(move |part| (index, part)));
+        let of_column = prefixes.filter(|(_, (name, _))| same(name, column));
+        of_column.filter_map(|(index, (_, prefix))| Some((index, (*prefix)?))).min_by_key(|(_, prefix)| *prefix)
     }
 
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
@@ -189,8 +201,9 @@ fn kind(data_type: &str, charset: Option<String>, collation: Option<String>) -> 
 async fn indexes(connection: &mut MySqlConnection, schema: &str, table: &str) -> Result<Vec<Index>, Fault> {
     let names = ["INDEX_NAME", "COLUMN_NAME"].map(text).join(", ");
     let sql = format!(
-        "SELECT {names}, NON_UNIQUE = 0, SUB_PART IS NOT NULL OR INDEX_TYPE = 'HASH' FROM information_schema.STATISTICS \
-         WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY INDEX_NAME, SEQ_IN_INDEX"
+        "SELECT {names}, NON_UNIQUE = 0, SUB_PART IS NOT NULL OR INDEX_TYPE = 'HASH', CAST(SUB_PART AS UNSIGNED) \
+         FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? \
+         ORDER BY INDEX_NAME, SEQ_IN_INDEX"
     );
     let found = sqlx::query(AssertSqlSafe(sql)).bind(schema).bind(table).fetch_all(connection).await?;
     let mut indexes: Vec<Index> = Vec::new();
@@ -198,13 +211,17 @@ async fn indexes(connection: &mut MySqlConnection, schema: &str, table: &str) ->
         let (name, column): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let (unique, of_prefixes) = (row.try_get::<i64, _>(2)? == 1, row.try_get::<i64, _>(3)? == 1);
         // An expression has no name, and is no column of an id.
-        let column = column.unwrap_or_default();
+        let (column, prefix) = (column.unwrap_or_default(), row.try_get(4)?);
         match indexes.last_mut().filter(|last| last.name == name) {
             Some(last) => {
                 last.of_prefixes |= of_prefixes;
                 last.columns.push(column);
+                last.prefixes.push(prefix);
             }
-            None => indexes.push(Index { name, unique, of_prefixes, columns: vec![column] }),
+            None => {
+                let (columns, prefixes) = (vec![column], vec![prefix]);
+                indexes.push(Index { name, unique, of_prefixes, columns, prefixes });
+            }
         }
     }
     Ok(indexes)

@@ -14,6 +14,9 @@ use crate::source::{Ahead, Task};
 /// A `VARCHAR` shares the 65,535 bytes of a row with the other columns; what is longer is better a `TEXT`.
 const VARCHAR_BYTES_MAX: u64 = 16_000;
 
+/// The most that `max_allowed_packet` can be.
+const PACKET_MAX: u64 = 1 << 30;
+
 /// What is in the column, of what decides on the width of new values.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Longest {
@@ -54,6 +57,33 @@ pub(super) fn why_not(table: &Table, column: &Column, longest: Longest, ahead: A
             quoted(&table.name),
             quoted(&column.name),
             wider(column, needed.saturating_add(8)),
+        )
+    })
+}
+
+/// In a packet with values there is the statement too, with the ids.
+const PACKET_REST: u64 = 4096;
+
+/// Why a row can't be sent, with the remedy: an update has its old and its new value, and as much again is room for what
+/// the server makes of them. `value_bytes`: of the longest cell that begins as a value, in whatever form.
+pub(super) fn no_packet(
+    column: &Column,
+    value_bytes: u64,
+    longest: Longest,
+    ahead: Ahead,
+    packet_bytes: u64,
+) -> Option<String> {
+    let bytes = value_bytes.max(longest.becomes(ahead, &column.kind).unwrap_or_default());
+    let needed = bytes.saturating_mul(3).saturating_add(PACKET_REST);
+    (needed > packet_bytes).then(|| {
+        let name = &column.name;
+        if needed > PACKET_MAX {
+            return format!("column {name} has values of {bytes} bytes, too long for any max_allowed_packet; shorten them");
+        }
+        format!(
+            "max_allowed_packet is {packet_bytes}, and an update of column {name} with its longest value of {bytes} bytes \
+             needs more: SET GLOBAL max_allowed_packet = {}, and the same in the server's configuration",
+            needed.next_power_of_two()
         )
     })
 }

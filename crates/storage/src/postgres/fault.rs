@@ -118,9 +118,11 @@ fn of_code(code: &str, message: Option<&str>, names: &str) -> Fault {
         // An index row that is too long, and whatever else is too much: waiting makes it no less.
         ("54", _) => Fault::Mistaken(format!("{reason}: drop the index, or leave the column out")),
         (_, "55000") => Fault::Mistaken(format!("the table can't be updated as it is: {reason}")),
-        ("42" | "3F", _) => Fault::Mistaken(reason),
+        ("27" | "3F" | "42", _) => Fault::Mistaken(reason),
         // Connections, rights, room and the server's own state: these name no more than users, files and settings.
         ("08" | "25" | "28" | "3D" | "53" | "55" | "57" | "58", _) => Fault::Unreachable(reason),
+        // What a function says by a code of its own it says again.
+        _ if message.is_none() => Fault::Mistaken(format!("{reason}: change it, or leave the column out")),
         _ => Fault::Unreachable(format!("the server answered with error {code}")),
     }
 }
@@ -134,6 +136,8 @@ mod tests {
         for code in ["40P01", "55P03", "40001", "57014", "57P01", "25006", "53300", "53100", "08006", "28P01"] {
             assert!(matches!(of_code(code, Some("text"), ""), Fault::Unreachable(_)), "{code}");
         }
+        let fault = of_code("A0001", None, "");
+        assert!(matches!(&fault, Fault::Mistaken(reason) if reason.contains("change it")), "{fault:?}");
         for (code, remedy) in [("42P01", "text"), ("42703", "text"), ("42501", "grant"), ("22001", "widen")] {
             let fault = of_code(code, Some("text"), "");
             assert!(matches!(fault, Fault::Mistaken(_)) && fault.reason().contains(remedy), "{fault:?}");

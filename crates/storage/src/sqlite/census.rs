@@ -10,7 +10,7 @@ use super::{
     preflight::unfit_kind,
     session::{History, Identity},
     source::{LIMIT_SCAN, open_existing, server},
-    sql::{Sql, table_name},
+    sql::{Sql, quoted, table_name},
 };
 use crate::source::{Cell, Snapshot, SourceSpec, Visit};
 
@@ -86,6 +86,13 @@ fn read(
     };
     drop(writer);
 
+    // A damaged page can hide rows from a scan and from the count alike.
+    let sound = format!("PRAGMA main.quick_check({})", quoted(&statements.table));
+    let sound: String = reader.query_row(&sound, [], |row| row.get(0))?;
+    let not_conclusive = match sound.as_str() {
+        "ok" => not_conclusive,
+        damage => Some(format!("the file is damaged ({damage}): restore it and count again")),
+    };
     let counted: i64 = reader.query_row(&statements.count, [], |row| row.get(0))?;
     let mut statement = reader.prepare(&statements.scan)?;
     let mut rows = statement.query([])?;

@@ -194,7 +194,7 @@ fn order(connection: &Connection, sql: &Sql, found: &mut Preflight) -> Result<()
 
 /// The triggers that an update of this column fires, directly or through another, by SQLite's own program for
 /// it: each is a subprogram that begins with `-- TRIGGER name`.
-fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
+pub(super) fn fired(connection: &Connection, spec: &SourceSpec, sql: &Sql) -> Result<Vec<String>, Fault> {
     let update = sql.swap(spec.associated_data.columns().into_iter());
     let mut statement = connection.prepare(&format!("EXPLAIN {update}"))?;
     let mut program = statement.raw_query();
@@ -209,11 +209,20 @@ fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut P
         }
     }
     if any && fired.is_empty() {
-        found.blockers.push("an update fires a trigger that SQLite does not name; drop it".into());
+        return Err(Fault::Mistaken("an update fires a trigger that SQLite does not name; drop it".into()));
     }
-    let same = |one: &String, other: &String| one.eq_ignore_ascii_case(other);
+    Ok(fired)
+}
+
+/// Whether somebody looked at what a trigger does.
+pub(super) fn is_accepted(spec: &SourceSpec, trigger: &str) -> bool {
+    spec.accept_triggers.iter().any(|accepted| accepted.eq_ignore_ascii_case(trigger))
+}
+
+fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut Preflight) -> Result<(), Fault> {
+    let fired = fired(connection, spec, sql)?;
     for name in &fired {
-        if spec.accept_triggers.iter().any(|accepted| same(accepted, name)) {
+        if is_accepted(spec, name) {
             found.side_effects.push(format!("trigger {name} fires for every row that is written"));
         } else {
             found.blockers.push(format!(
@@ -222,19 +231,11 @@ fn triggers(connection: &Connection, spec: &SourceSpec, sql: &Sql, found: &mut P
             ));
         }
     }
-    for name in spec.accept_triggers.iter().filter(|accepted| !fired.iter().any(|name| same(name, accepted))) {
+    let fires = |accepted: &String| fired.iter().any(|name| name.eq_ignore_ascii_case(accepted));
+    for name in spec.accept_triggers.iter().filter(|accepted| !fires(accepted)) {
         found.warnings.push(format!("accept_triggers names {name}, which no update of this column fires"));
     }
     Ok(())
-}
-
-/// The triggers on the table itself.
-pub(super) fn of_table(connection: &Connection, spec: &SourceSpec) -> Result<Vec<String>, Fault> {
-    let mut statement = connection.prepare(
-        "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY name",
-    )?;
-    let names = statement.query_map([table_name(spec)], |row| row.get(0))?;
-    Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// Reads the table once for ids and associated data that no row can be told by.

@@ -20,7 +20,7 @@ pub(super) fn table_name(spec: &SourceSpec) -> &str {
     spec.table.strip_prefix("main.").unwrap_or(&spec.table)
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

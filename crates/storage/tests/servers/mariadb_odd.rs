@@ -154,6 +154,61 @@ const TABLES: &[Odd] = &[
         "",
         Stopped(&["generated column n"]),
     ),
+    (
+        "CREATE TABLE t20 (k INT PRIMARY KEY, n INT, c TEXT); INSERT INTO t20 VALUES (1, 1, 'km:v9:a'), (2, -1, 'km:v9:b'); \
+      SET check_constraint_checks = 0; ALTER TABLE t20 ADD CONSTRAINT above CHECK (n > 0)",
+        "t20",
+        &["k"],
+        "",
+        Refused(&["constraint above", "1 rows or more", "drop it"]),
+    ),
+    (
+        "CREATE TABLE t21 (k INT PRIMARY KEY, n INT, c TEXT); \
+      INSERT INTO t21 VALUES (1, 1, 'km:v9:a'), (2, -1, NULL), (3, 1, 'plain'), (4, -1, 'km:v10:b'); \
+      SET check_constraint_checks = 0; ALTER TABLE t21 ADD CHECK (n > 0), ADD CHECK (c LIKE 'km:%')",
+        "t21",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t22 (k INT PRIMARY KEY, c TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci, CHECK (c <> 'no' COLLATE utf8mb4_bin)); \
+      INSERT INTO t22 VALUES (1, 'km:v9:a')",
+        "t22",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t23 (k INT PRIMARY KEY, c TEXT CHARACTER SET utf8mb4, UNIQUE begin (c(12))); INSERT INTO t23 VALUES (1, 'km:v9:a')",
+        "t23",
+        &["k"],
+        "",
+        Refused(&["unique index begin", "12", "drop it or make it whole"]),
+    ),
+    (
+        "CREATE TABLE t24 (k INT PRIMARY KEY, n INT, c BLOB, UNIQUE (n, c(31))); INSERT INTO t24 VALUES (1, 1, 'km:v9:a')",
+        "t24",
+        &["k"],
+        "",
+        Refused(&["unique index n", "31"]),
+    ),
+    (
+        "CREATE TABLE t25 (k INT PRIMARY KEY, c TEXT CHARACTER SET utf8mb4, KEY (c(5)), UNIQUE (c(32)), UNIQUE (k, c(5))); \
+      INSERT INTO t25 SELECT seq, CONCAT('km:v9:', seq) FROM seq_1_to_9",
+        "t25",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t26 (k INT PRIMARY KEY, c VARBINARY(90), CONSTRAINT nine CHECK (SUBSTRING(c, 4, 4) = x'00000009')); \
+      INSERT INTO t26 VALUES (1, CONCAT(x'4b4d0100000009', REPEAT(x'01', 52)))",
+        "t26",
+        &["k"],
+        "",
+        Refused(&["constraint nine"]),
+    ),
 ];
 
 /// Plaintext that is adopted, in the column `c`.

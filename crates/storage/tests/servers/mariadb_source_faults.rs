@@ -340,3 +340,84 @@ async fn fault_42_a_column_that_moves_with_updates_is_left_where_it_is() {
     assert_eq!(app.sql(held), before);
     assert_eq!(app.sql("SELECT GROUP_CONCAT(token ORDER BY id) FROM people"), "km:v10:a,km:v10:b");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_altered_during_the_job_is_written_as_it_is_then() {
+    let app = App::new();
+    let source = app.people(TOKEN, TENANT);
+    app.fill(3);
+    let batch: Vec<Swap> = rows(&*source).await.iter().map(swap).collect();
+    app.sql(
+        "ALTER TABLE people ADD moved TIMESTAMP NOT NULL DEFAULT '2001-02-03 04:05:06' ON UPDATE CURRENT_TIMESTAMP",
+    );
+    assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Done; 3]));
+    assert_eq!(app.sql("SELECT COUNT(*) FROM people WHERE moved = '2001-02-03 04:05:06'"), "3");
+    app.sql("ALTER TABLE people DROP PRIMARY KEY, ADD UNIQUE other (id)");
+    assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Lost; 3]));
+    // A read goes by an index that was there a moment ago, and is done again.
+    app.sql("ALTER TABLE people DROP INDEX other, ADD PRIMARY KEY (id)");
+    for _ in 0..2 {
+        match source.read(None, 9, &Selection::Every).await {
+            Ok(rows) => assert_eq!(rows.len(), 3),
+            Err(error) => assert!(matches!(error, SourceError::Unreachable { .. }), "{error}"),
+        }
+    }
+    assert_eq!(rows(&*source).await.len(), 3);
+    app.sql("ALTER TABLE people DROP COLUMN tenant");
+    let error = source.read_again(&[batch[0].id.clone()]).await.unwrap_err();
+    assert!(
+        matches!(&error, SourceError::Mistaken { reason, .. } if reason.contains("no column tenant")),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_skipped_once_the_ids_have_another_order() {
+    let app = App::new();
+    app.sql(
+        "CREATE TABLE people (id VARCHAR(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PRIMARY KEY, tenant INT, \
+         token VARCHAR(50)); INSERT INTO people VALUES ('a', 1, 'km:v9:1'), ('B', 1, 'km:v9:2'), ('c', 1, 'km:v9:3')",
+    );
+    let source = open_source(app.spec()).unwrap();
+    let ids = async |after: Option<&str>| {
+        let after = after.map(|id| RowId(vec![IdPart::Text(id.into())]));
+        let rows = source.read(after.as_ref(), 9, &Selection::Every).await.unwrap();
+        rows.into_iter().map(|row| format!("{:?}", row.id.0[0])).collect::<String>()
+    };
+    assert_eq!(ids(None).await, r#"Text("B")Text("a")Text("c")"#);
+    app.sql("ALTER TABLE people MODIFY id VARCHAR(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ids(Some("a")).await, r#"Text("B")Text("c")"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_beside_one_who_alters_the_table_is_written_or_tried_again_and_moves_nothing() {
+    let app = App::new();
+    let source = app.people(TOKEN, TENANT);
+    app.fill(3);
+    let mut batch: Vec<Swap> = rows(&*source).await.iter().map(swap).collect();
+    let mut writer = app.connect();
+    let altering = thread::spawn(move || {
+        let mut moved = String::new();
+        for _ in 0..30 {
+            writer.run("ALTER TABLE people ADD moved TIMESTAMP NOT NULL DEFAULT '2001-02-03' ON UPDATE NOW()");
+            thread::sleep(Duration::from_millis(10));
+            moved += &writer.run("SELECT id FROM people WHERE moved <> '2001-02-03'");
+            writer.run("ALTER TABLE people DROP COLUMN moved");
+        }
+        moved
+    });
+    let mut written = 0;
+    while !altering.is_finished() {
+        match source.swap(&batch).await {
+            Ok(outcomes) => {
+                assert_eq!(done(&outcomes), 3);
+                written += 1;
+                batch.iter_mut().for_each(|swap| std::mem::swap(&mut swap.old, &mut swap.new));
+            }
+            Err(error) => assert!(matches!(error, SourceError::Unreachable { .. }), "{error}"),
+        }
+    }
+    assert_eq!(altering.join().unwrap(), "");
+    assert!(written > 3, "{written}");
+}

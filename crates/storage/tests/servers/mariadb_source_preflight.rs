@@ -145,6 +145,83 @@ async fn a_server_that_is_read_only_or_logs_statements_is_refused() {
     }
 }
 
+/// A source of `people` by an account with the printed grants and no more.
+async fn least(app: &App) -> SourceSpec {
+    let user = format!("least{}", app.database);
+    let grants = preflight(app.spec()).await.grants.concat().replace("`keymoot`@`%`", &user);
+    app.sql(&format!("CREATE USER {user} IDENTIFIED BY 'least'; {grants}"));
+    SourceSpec { url: format!("mysql://{user}:least@{}/{}", app.server.address(), app.database), ..app.spec() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_server_is_refused_and_a_default_of_the_account_is_not() {
+    let app = App::with(&[]);
+    app.people("VARCHAR(100)", "INT");
+    app.sql("INSERT INTO people VALUES (1, 1, 'km:v9:a')");
+    let spec = least(&app).await;
+    app.sql("SET GLOBAL read_only = 1");
+    let blockers = preflight(spec.clone()).await.blockers;
+    assert!(blockers.iter().any(|blocker| blocker.contains("name the primary")), "{blockers:?}");
+
+    app.sql("SET GLOBAL read_only = 0; SET GLOBAL tx_read_only = 1; SET GLOBAL wait_timeout = 60");
+    let spec = SourceSpec { throttle_query: Some("SELECT @@wait_timeout".into()), ..spec };
+    let source = open_source(spec).unwrap();
+    assert_eq!(source.preflight().await.unwrap().blockers, Vec::<String>::new());
+    let rows = source.read(None, 9, &Selection::Every).await.unwrap();
+    assert_eq!(done(&source.swap(&[swap(&rows[0])]).await.unwrap()), 1);
+    // A census idles while other nodes count.
+    assert_eq!(source.load().await.unwrap().throttle_query, Some(28_800.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_key_from_a_table_that_the_account_does_not_see_is_refused() {
+    let app = App::new();
+    let hidden = format!("hidden-ü{}", app.database);
+    let token = "VARCHAR(100) CHARACTER SET utf8mb4";
+    app.sql(&format!(
+        "SET NAMES utf8mb4; CREATE TABLE `peo.ple ü` (id INT PRIMARY KEY, tenant INT, token {token}, UNIQUE (token)); \
+         CREATE DATABASE `{hidden}`; CREATE TABLE `{hidden}`.`othe/rs é` \
+         (token {token}, CONSTRAINT `of/other` FOREIGN KEY (token) REFERENCES `{}`.`peo.ple ü` (token)); \
+         CREATE TABLE people (id INT PRIMARY KEY, tenant INT, token {token})",
+        app.database
+    ));
+    let spec = least(&app).await;
+    assert_eq!(preflight(spec.clone()).await.blockers, Vec::<String>::new());
+    app.sql(&format!(
+        "SET NAMES utf8mb4; DROP TABLE people; GRANT SELECT, TRIGGER, UPDATE ON `peo.ple ü` TO least{}",
+        app.database
+    ));
+    let spec = SourceSpec { table: "peo.ple ü".into(), ..spec };
+    for url in [&app.url(), &spec.url] {
+        let table = format!("{}.{}", app.database, spec.table);
+        let blockers = preflight(SourceSpec { url: url.clone(), table, ..spec.clone() }).await.blockers;
+        let named = |blocker: &&String| blocker.contains("foreign key of/other of table othe/rs é");
+        assert_eq!(blockers.iter().filter(named).count(), 1, "{blockers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_which_two_do_not_fit_into_a_packet_are_refused_with_the_number_to_set() {
+    let app = App::with(&["--max-allowed-packet=1M"]);
+    for (token, begins) in [("LONGTEXT CHARACTER SET utf8mb4", "'km:v9:'"), ("LONGBLOB", "x'4b4d0100000009'")] {
+        for (body, fits) in [(340_000, true), (400_000, false)] {
+            app.sql(&format!(
+                "DROP TABLE IF EXISTS people; CREATE TABLE people (id INT PRIMARY KEY, tenant INT, token {token}); \
+                 INSERT INTO people VALUES (1, 1, CONCAT({begins}, REPEAT('A', {body}))), \
+                 (2, 1, REPEAT('-', 600000))"
+            ));
+            let blockers = preflight(app.spec()).await.blockers.concat();
+            let remedy = "SET GLOBAL max_allowed_packet = 2097152";
+            assert_eq!((blockers.is_empty(), blockers.contains(remedy)), (fits, !fits), "{token}: {blockers}");
+            let source = open_source(app.spec()).unwrap();
+            let row = source.read(None, 1, &Selection::Every).await.unwrap().remove(0);
+            let new = row.cell.with_bytes([row.cell.bytes().unwrap(), b"A"].concat());
+            let batch = [Swap { id: row.id, old: row.cell, new, columns: row.columns }];
+            assert!(!fits || done(&source.swap(&batch).await.unwrap()) == 1);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_grants_are_enough_and_without_any_of_them_it_says_which_is_missing() {
     let app = App::new();

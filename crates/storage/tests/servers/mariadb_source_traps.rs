@@ -1,6 +1,9 @@
 //! A user's table in MariaDB that does more than it is told: triggers, and what they say.
 
-use keymoot_storage::source::{Selection, Source, SourceError, Swap, Swapped};
+use keymoot_storage::{
+    open_source,
+    source::{Selection, Source, SourceError, SourceSpec, Swap, Swapped},
+};
 
 use crate::mariadb::{App, swap};
 
@@ -13,7 +16,9 @@ async fn batch(source: &dyn Source) -> Vec<Swap> {
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_42_what_a_trigger_of_mariadb_alters_is_never_called_done_and_nothing_of_the_batch_is_written() {
     let app = App::new();
-    let source = app.people(TOKEN, "VARCHAR(20)");
+    app.people(TOKEN, "VARCHAR(20)");
+    let accepted = ["meddles", "counts"].map(str::to_owned).to_vec();
+    let source = open_source(SourceSpec { accept_triggers: accepted, ..app.spec() }).unwrap();
     app.fill(3);
     app.sql("UPDATE people SET token = CONCAT(token, 'A')");
     let batch = batch(&*source).await;
@@ -38,9 +43,56 @@ async fn fault_42_what_a_trigger_of_mariadb_alters_is_never_called_done_and_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_57_what_mariadb_or_its_triggers_refuse_is_named_without_a_word_of_a_cell() {
+async fn fault_42_a_trigger_of_mariadb_that_came_since_the_preflight_is_refused_by_name() {
     let app = App::new();
     let source = app.people(TOKEN, "VARCHAR(20)");
+    app.fill(2);
+    let batch = batch(&*source).await;
+    app.sql(
+        "CREATE TABLE history (token TEXT); CREATE TRIGGER keeps AFTER UPDATE ON people FOR EACH ROW \
+             INSERT INTO history VALUES (OLD.token)",
+    );
+    let Err(SourceError::Mistaken { reason, .. }) = source.swap(&batch).await else { unreachable!() };
+    assert!(reason.contains("trigger keeps came since the preflight"), "{reason}");
+    assert_eq!(app.sql("SELECT COUNT(*) FROM history"), "0");
+    app.sql("DROP TRIGGER keeps");
+    assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Done; 2]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_of_mariadb_that_can_not_run_is_named_as_a_mistake_and_not_waited_for() {
+    let app = App::new();
+    app.people(TOKEN, "VARCHAR(20)");
+    let source = open_source(SourceSpec { accept_triggers: vec!["runs".into()], ..app.spec() }).unwrap();
+    app.fill(2);
+    let batch = batch(&*source).await;
+    for (body, number) in [
+        ("SET @a = gone(1)", 1305),
+        ("SET @a = (SELECT token FROM people)", 1242),
+        ("SELECT token FROM people INTO @a", 1172),
+        ("SET @a = ('a' COLLATE utf8mb4_bin = 'b' COLLATE utf8mb4_general_ci)", 1267),
+    ] {
+        app.sql(&format!(
+            "SET NAMES utf8mb4; CREATE OR REPLACE TRIGGER runs BEFORE UPDATE ON people FOR EACH ROW {body}"
+        ));
+        let error = source.swap(&batch).await.unwrap_err();
+        assert!(matches!(error, SourceError::Mistaken { .. }), "{body}: {error}");
+        assert!(error.to_string().contains(&format!("({number})")), "{body}: {error}");
+    }
+    let definer = format!("gone{}", app.database);
+    app.sql(&format!(
+        "CREATE USER {definer}; CREATE OR REPLACE DEFINER = {definer} TRIGGER runs BEFORE UPDATE ON people \
+                      FOR EACH ROW SET @a = 1; DROP USER {definer}"
+    ));
+    let error = source.swap(&batch).await.unwrap_err();
+    assert!(matches!(&error, SourceError::Mistaken { reason, .. } if reason.contains(&definer)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_57_what_mariadb_or_its_triggers_refuse_is_named_without_a_word_of_a_cell() {
+    let app = App::new();
+    app.people(TOKEN, "VARCHAR(20)");
+    let source = open_source(SourceSpec { accept_triggers: vec!["tells".into()], ..app.spec() }).unwrap();
     app.sql("INSERT INTO people VALUES (1, 'a', 'km:v9:secret'), (2, 'a', 'km:v10:secret')");
     let rows = source.read(None, 1, &Selection::Every).await.unwrap();
     let batch = [swap(&rows[0])];

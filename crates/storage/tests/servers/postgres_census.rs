@@ -239,6 +239,18 @@ async fn fault_38_a_census_on_a_standby_or_of_what_is_elsewhere_proves_nothing()
     server.sql("DROP VIEW tokens; ALTER TABLE real RENAME TO tokens");
     assert_eq!(doubt(&*source).await, None);
 
+    // The same by a transaction that the census waits for.
+    let mut other = server.connect();
+    other.run("BEGIN; ALTER TABLE tokens RENAME TO real; CREATE VIEW tokens AS SELECT * FROM real WHERE id > 1");
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        other.run("COMMIT");
+    });
+    let error = source.census(&mut |_| ()).await.unwrap_err().to_string();
+    assert!(error.contains("is no table; declare the real table"), "{error}");
+    ends.join().unwrap();
+    server.sql("DROP VIEW tokens; ALTER TABLE real RENAME TO tokens");
+
     let data = server.sql("SHOW data_directory");
     server.sql(&format!("COPY (SELECT 1 WHERE false) TO '{data}/standby.signal'"));
     server.restart();

@@ -175,6 +175,98 @@ const TABLES: &[Odd] = &[
         "",
         Refused(&["t22_number"]),
     ),
+    (
+        "CREATE TABLE t23 (k int PRIMARY KEY, c text, mark text GENERATED ALWAYS AS (md5(c)) STORED UNIQUE); \
+      INSERT INTO t23 VALUES (1, 'km:v9:a'); CREATE TABLE t23_session (mark text REFERENCES t23 (mark) ON UPDATE SET NULL)",
+        "t23",
+        &["k"],
+        "",
+        Refused(&["foreign key t23_session_mark_fkey", "drop it"]),
+    ),
+    (
+        "CREATE TABLE t24 (k int PRIMARY KEY, c text, CONSTRAINT two CHECK (c LIKE 'km:v9:%' OR c LIKE 'km:v10:%')); \
+      INSERT INTO t24 VALUES (1, 'km:v9:a'), (2, 'km:v10:b')",
+        "t24",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t25 (k int PRIMARY KEY, age int, c text); INSERT INTO t25 VALUES (1, -1, 'km:v9:a'), (2, 5, 'km:v9:b'); \
+      ALTER TABLE t25 ADD CONSTRAINT of_age CHECK (age > 0) NOT VALID",
+        "t25",
+        &["k"],
+        "",
+        Refused(&["constraint of_age", "1 rows"]),
+    ),
+    (
+        "CREATE TABLE t26 (k int PRIMARY KEY, age int, c text); \
+      INSERT INTO t26 VALUES (1, -1, 'not encrypted yet'), (2, 5, 'km:v9:b'), (3, -1, 'km:v10:c'); \
+      ALTER TABLE t26 ADD CONSTRAINT encrypted CHECK (c LIKE 'km:%') NOT VALID, ADD CONSTRAINT of_age CHECK (age > 0) NOT VALID",
+        "t26",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t27 (k int PRIMARY KEY, c bytea, CONSTRAINT nine CHECK (get_byte(c, 6) = 9)); \
+      INSERT INTO t27 VALUES (1, '\\x4b4d0100000009aabb')",
+        "t27",
+        &["k"],
+        "",
+        Refused(&["constraint nine"]),
+    ),
+    (
+        "CREATE TABLE t28 (k int PRIMARY KEY, c bytea, CONSTRAINT short CHECK (length(c) < 8)); INSERT INTO t28 VALUES (1, 'km:v9:a')",
+        "t28",
+        &["k"],
+        "",
+        Refused(&["constraint short"]),
+    ),
+    (
+        "CREATE FUNCTION nine(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS \
+      'BEGIN IF $1 NOT LIKE ''km:v9:%'' THEN RAISE ''no''; END IF; RETURN true; END'; \
+      CREATE TABLE t29 (k int PRIMARY KEY, c text, CONSTRAINT told CHECK (nine(c))); INSERT INTO t29 VALUES (1, 'km:v9:a')",
+        "t29",
+        &["k"],
+        "",
+        Refused(&["constraint told"]),
+    ),
+    (
+        "CREATE TABLE t30 (k int PRIMARY KEY, c text) PARTITION BY RANGE (k); \
+      CREATE TABLE \"t30 a\" PARTITION OF t30 FOR VALUES FROM (0) TO (5); CREATE TABLE t30b PARTITION OF t30 DEFAULT; \
+      INSERT INTO t30 SELECT n, 'km:v9:' || n FROM generate_series(1, 9) n; \
+      ALTER TABLE \"t30 a\" ADD CONSTRAINT nine CHECK (c LIKE 'km:v9:%')",
+        "t30",
+        &["k"],
+        "",
+        Refused(&["constraint nine", "4 rows"]),
+    ),
+    (
+        "CREATE TABLE t31 (k int PRIMARY KEY, c text) PARTITION BY RANGE (k); \
+      CREATE TABLE t31a PARTITION OF t31 FOR VALUES FROM (0) TO (50); CREATE UNIQUE INDEX ON t31a (c); \
+      INSERT INTO t31 SELECT n, 'km:v9:' || n FROM generate_series(1, 9) n; \
+      CREATE TABLE t31_child (c text REFERENCES t31a (c) ON UPDATE SET NULL)",
+        "t31",
+        &["k"],
+        "",
+        Refused(&["foreign key t31_child_c_fkey"]),
+    ),
+    (
+        "CREATE TABLE t32 (k int NOT NULL UNIQUE, c text); INSERT INTO t32 VALUES (1, 'km:v9:a'); \
+      CREATE PUBLICATION only_new FOR TABLE t32 WITH (publish = 'insert')",
+        "t32",
+        &["k"],
+        "",
+        Whole,
+    ),
+    (
+        "CREATE TABLE t33 (k int PRIMARY KEY, c text); INSERT INTO t33 VALUES (1, 'km:v9:a'); CREATE PUBLICATION of_c FOR TABLE t33 (c)",
+        "t33",
+        &["k"],
+        "",
+        Refused(&["would not take a new value", "t33"]),
+    ),
 ];
 
 /// Plaintext that is adopted, in the column `c`.

@@ -7,7 +7,7 @@ use std::{
 
 use keymoot_storage::{
     open_source,
-    source::{RowId, Selection, Source, SourceError, Swap, Swapped},
+    source::{RowId, Selection, Source, SourceError, SourceSpec, Swap, Swapped},
 };
 
 use super::{
@@ -45,7 +45,11 @@ async fn fault_42_what_a_trigger_of_postgresql_alters_is_never_called_done_and_n
          CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN new.updates = old.updates + 1; RETURN new; END'",
     );
-    let source = open_source(spec(&server.url(), "t", &["id"], "c", "{tenant}/{id}")).unwrap();
+    let spec = SourceSpec {
+        accept_triggers: vec!["meddles".into(), "counts".into()],
+        ..spec(&server.url(), "t", &["id"], "c", "{tenant}/{id}")
+    };
+    let source = open_source(spec).unwrap();
     let batch = renewed(&*source).await;
     for (trigger, of) in [
         ("TRIGGER meddles BEFORE UPDATE", "lowered"),
@@ -74,6 +78,31 @@ async fn fault_42_what_a_trigger_of_postgresql_alters_is_never_called_done_and_n
 }
 
 #[tokio::test]
+async fn fault_42_a_trigger_of_postgresql_that_came_since_the_preflight_is_refused_by_name() {
+    let server = Postgres::start();
+    server.sql(
+        "CREATE TABLE history (c text); CREATE TABLE t (id int PRIMARY KEY, c text, \
+         mark text GENERATED ALWAYS AS (md5(c)) STORED); INSERT INTO t VALUES (1, 'km:v9:A'), (2, 'km:v9:B');
+         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO history VALUES (old.c); RETURN NULL; END'",
+    );
+    let source = open_source(spec(&server.url(), "t", &["id"], "c", "")).unwrap();
+    assert_eq!(source.preflight().await.unwrap().blockers, Vec::<String>::new());
+    let batch = renewed(&*source).await;
+    // Those of a column that is generated from this one fire too.
+    for of in ["", " OF c", " OF mark"] {
+        server.sql(&format!("CREATE TRIGGER keeps AFTER UPDATE{of} ON t FOR EACH ROW EXECUTE FUNCTION keep()"));
+        let reason = mistaken(source.swap(&batch).await);
+        assert!(reason.contains("trigger keeps came since the preflight"), "{of}: {reason}");
+        let blockers = source.preflight().await.unwrap().blockers.join("; ");
+        assert!(blockers.contains("trigger keeps fires"), "{of}: {blockers}");
+        server.sql("DROP TRIGGER keeps ON t");
+    }
+    assert_eq!(server.sql("SELECT count(*) FROM history"), "0");
+    assert_eq!(source.swap(&batch).await, Ok(vec![Swapped::Done; 2]));
+}
+
+#[tokio::test]
 async fn fault_57_what_postgresql_refuses_is_named_without_a_word_of_a_cell() {
     let server = Postgres::start();
     server.sql(
@@ -97,7 +126,8 @@ async fn fault_57_what_postgresql_refuses_is_named_without_a_word_of_a_cell() {
 async fn fault_57_what_a_trigger_of_postgresql_raises_under_any_code_is_in_no_error() {
     let server = Postgres::start();
     server.sql("CREATE TABLE t (id int PRIMARY KEY, c text); INSERT INTO t VALUES (1, 'km:v9:secret')");
-    let source = open_source(spec(&server.url(), "t", &["id"], "c", "")).unwrap();
+    let spec = SourceSpec { accept_triggers: vec!["tells".into()], ..spec(&server.url(), "t", &["id"], "c", "") };
+    let source = open_source(spec).unwrap();
     let batch = renewed(&*source).await;
     for code in ["check_violation", "42501", "22001", "55000", "42P01", "XX001", "ZZ123", "P0001", "53100"] {
         server.sql(&format!(
@@ -114,7 +144,8 @@ async fn fault_57_what_a_trigger_of_postgresql_raises_under_any_code_is_in_no_er
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_chunks_at_once_wait_for_the_connections_there_are() {
     let server = Postgres::start();
-    let source = tokens(&server, 16);
+    let spec = SourceSpec { accept_triggers: vec!["slow".into()], ..tokens(&server, 16).spec().clone() };
+    let source: Arc<dyn Source> = open_source(spec).unwrap();
     // Longer than the metadata store's callers wait for a connection.
     server.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3); RETURN new; END';

@@ -10,10 +10,10 @@ use super::{
     super::{fault::Fault, pool::Pool},
     Declared, LIMIT_SCAN, beside, bind, others,
     session::server,
-    shape::{Shape, look_up},
+    shape::{Shape, look_up, refuse_other},
     sql::query,
 };
-use crate::source::{Cell, Snapshot, Visit};
+use crate::source::{Cell, Snapshot, SourceSpec, Visit};
 
 /// The longest that a census takes.
 const LIMIT: Duration = Duration::from_secs(12 * 3600);
@@ -38,7 +38,7 @@ pub(super) async fn census(pool: &Pool, declared: Arc<Declared>, visit: Visit<'_
             Box::pin(async move {
                 // Looked up anew: a view may stand where the table was.
                 let shape = look_up(connection, &declared.spec).await?;
-                read(connection, &declared.spec.table, &shape, &give).await
+                read(connection, &declared.spec, &shape, &give).await
             })
         });
         read.await
@@ -54,7 +54,7 @@ pub(super) async fn census(pool: &Pool, declared: Arc<Declared>, visit: Visit<'_
 
 async fn read(
     connection: &mut PgConnection,
-    declared: &str,
+    declared: &SourceSpec,
     shape: &Shape,
     give: &mpsc::Sender<Vec<Cell>>,
 ) -> Result<Snapshot, Fault> {
@@ -63,7 +63,9 @@ async fn read(
     let older = others::wait(connection).await?;
     sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
     query(shape.lock()).persistent(false).execute(&mut *connection).await?;
-    let not_conclusive = beside::look(connection, declared, &shape.table).await?.or(older);
+    // A view may have come in the table's place while others were waited for; from now on none can.
+    refuse_other(connection, declared).await?;
+    let not_conclusive = beside::look(connection, &declared.table, &shape.table).await?.or(older);
     let (mut counted, mut visited, mut bytes) = (None, 0, 0);
     let mut batch = Vec::with_capacity(BATCH_CELLS);
     {

@@ -13,30 +13,37 @@ use crate::{
     source::{Preflight, Task},
 };
 
-/// What it is called, its expression, whether that must hold (else it must only have a result), and the columns in it.
-type Check = (String, String, bool, Vec<String>);
+/// The quoted table whose rows it is of, and that table's bare name; what it is called, its expression, whether that must
+/// hold (else it must only have a result), whether every row is known to keep it, and the columns in it.
+type Check = (String, String, String, String, bool, bool, Vec<String>);
 
-/// Constraints, expressions of indexes and what generated columns are made from.
+/// Constraints, expressions of indexes and what generated columns are made from: the table's, and what its partitions have
+/// beside that.
 const CHECKS: &str = "
-    SELECT 'the constraint ' || conname, pg_get_expr(conbin, conrelid), true,
+    WITH tree AS (SELECT c.oid, format('%I.%I', nspname, relname) AS quoted, relname::text AS name FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = relnamespace WHERE c.oid = $1::int8::oid
+        OR c.oid IN (SELECT relid FROM pg_partition_tree($1::int8::oid::regclass)))
+    SELECT quoted, name, 'the constraint ' || conname, pg_get_expr(conbin, conrelid), true, convalidated,
         array(SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey))
-    FROM pg_constraint WHERE conrelid = $1::int8::oid AND contype = 'c'
+    FROM pg_constraint JOIN tree ON tree.oid = conrelid
+    WHERE contype = 'c' AND (conrelid = $1::int8::oid OR coninhcount = 0)
     UNION ALL
-    SELECT 'the index ' || indexrelid::regclass::text, expression, false,
+    SELECT quoted, name, 'the index ' || indexrelid::regclass::text, expression, false, true,
         array(SELECT attname::text FROM pg_depend AS d JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
             WHERE d.classid = 'pg_class'::regclass AND d.objid = indexrelid
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = indrelid AND attnum > 0)
-    FROM pg_index CROSS JOIN LATERAL (
+    FROM pg_index JOIN tree ON tree.oid = indrelid CROSS JOIN LATERAL (
         SELECT pg_get_indexdef(indexrelid, n, false) FROM generate_series(1, indnkeyatts) AS n WHERE indkey[n - 1] = 0
         UNION ALL SELECT pg_get_expr(indpred, indrelid) WHERE indpred IS NOT NULL) AS e (expression)
-    WHERE indrelid = $1::int8::oid
+    WHERE indrelid = $1::int8::oid OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = indexrelid)
     UNION ALL
-    SELECT 'the generated column ' || a.attname, pg_get_expr(adbin, adrelid), false,
+    SELECT quoted, name, 'the generated column ' || a.attname, pg_get_expr(adbin, adrelid), false, true,
         array(SELECT used.attname::text FROM pg_depend AS d
             JOIN pg_attribute AS used ON used.attrelid = refobjid AND used.attnum = refobjsubid
             WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = adrelid AND used.attnum NOT IN (0, a.attnum))
-    FROM pg_attrdef AS f JOIN pg_attribute AS a ON a.attrelid = adrelid AND a.attnum = adnum
+    FROM pg_attrdef AS f JOIN tree ON tree.oid = adrelid
+    JOIN pg_attribute AS a ON a.attrelid = adrelid AND a.attnum = adnum
     WHERE adrelid = $1::int8::oid AND a.attgenerated <> ''";
 
 /// Tries every one of them. What can't be tried, such as by a role that may not read all that is in it, is a warning.
@@ -62,9 +69,10 @@ pub(super) async fn tried(
     .bind(&shape.column.name)
     .fetch_optional(&mut *connection)
     .await?;
-    for (name, expression, must_hold, columns) in checks {
-        if columns.contains(&shape.column.name) {
-            let sql = shape.check(&relation.name, task, version, (&expression, must_hold), &columns);
+    for (table, bare, name, expression, must_hold, kept, columns) in checks {
+        // The server asks every constraint again of a row that is written, whatever column is.
+        if columns.contains(&shape.column.name) || !kept {
+            let sql = shape.check((&table, &bare), task, version, (&expression, must_hold), &columns);
             verdict(&name, count(connection, sql).await?, found);
         }
     }
@@ -78,9 +86,9 @@ pub(super) async fn tried(
 fn verdict(name: &str, tried: Result<i64, Fault>, found: &mut Preflight) {
     match tried {
         Ok(0) => {}
-        Ok(rows) => found
-            .blockers
-            .push(format!("{name} refuses new values, of {rows} rows or more; drop it, or let it allow values")),
+        Ok(rows) => found.blockers.push(format!(
+            "{name} refuses new values, of {rows} rows or more; drop it, or let it allow values and rows"
+        )),
         Err(fault) => found
             .warnings
             .push(format!("{name} looks at every new value and could not be tried before: {}", fault.reason())),
@@ -96,7 +104,7 @@ async fn count(connection: &mut PgConnection, sql: String) -> Result<Result<i64,
     // The first row that a domain does not take, or that nothing can be computed from, ends the statement.
     let refused = |error: &sqlx::Error| {
         let code = error.as_database_error().and_then(|error| error.code());
-        code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        code.is_some_and(|code| ["22", "23", "P0"].iter().any(|class| code.starts_with(class)))
     };
     match counted {
         Ok(row) => Ok(Ok(sqlx::Row::try_get(&row, 0)?)),

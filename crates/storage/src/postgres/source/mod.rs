@@ -188,7 +188,7 @@ impl Source for PostgresSource {
             Some(shape) => shape,
             None => self.run(LIMIT, |_, shape| Box::pin(async move { Ok(shape) })).await?,
         };
-        self.answer(rows::swap(&self.pool, shape, batch).await)
+        self.answer(rows::swap(&self.pool, shape, &self.declared.spec.accept_triggers, batch).await)
     }
 
     async fn load(&self) -> Result<Load, SourceError> {

@@ -4,12 +4,22 @@ use sqlx::PgConnection;
 
 use super::{
     super::fault::Fault,
-    checks, key, rights,
+    checks, key, rights, rows,
     session::server,
     shape::{Relation, Shape, relation},
+    sql::catalogue,
     width,
 };
 use crate::source::{Ahead, Preflight, SourceSpec};
+
+/// The columns of `attribute`'s table that an update of the column `$2` writes, by number: those that are generated from it
+/// are written too.
+const WRITTEN: &str = "(SELECT w.attnum FROM pg_attribute AS w WHERE w.attrelid = attribute.attrelid \
+    AND (w.attname = $2 OR w.attgenerated <> '' AND EXISTS (SELECT FROM pg_attrdef AS f JOIN pg_depend AS d \
+        ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid \
+        OR d.classid = 'pg_class'::regclass AND d.objid = f.adrelid AND d.objsubid = f.adnum \
+        WHERE f.adrelid = w.attrelid AND f.adnum = w.attnum \
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = w.attrelid AND d.refobjsubid = attribute.attnum)))";
 
 /// The table and its partitions, by oid: what a rewritten row may be in.
 pub(super) const TREE: &str =
@@ -44,6 +54,7 @@ pub(super) async fn preflight(
     if found.blockers.is_empty() {
         let version = width::rows(connection, &relation, &shape, ahead, &mut found).await?;
         checks::tried(connection, &relation, &shape, ahead.task, version, &mut found).await?;
+        rows::try_swap(connection, &shape, &mut found).await?;
     }
     Ok(found)
 }
@@ -155,16 +166,18 @@ async fn constraints(
     spec: &SourceSpec,
     found: &mut Preflight,
 ) -> Result<(), Fault> {
-    let constraints: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT conname::text, contype::text, conrelid::regclass::text FROM pg_constraint, pg_attribute \
-         WHERE attname = $2 AND attrelid = $1::int8::oid \
-         AND (conrelid = attrelid AND attnum = ANY (conkey) OR confrelid = attrelid AND attnum = ANY (confkey)) \
-         AND contype IN ('f', 'x') ORDER BY 1",
-    )
-    .bind(relation.oid)
-    .bind(&spec.column)
-    .fetch_all(connection)
-    .await?;
+    // What a partition has from its parent is the parent's, and named once.
+    let constraints = format!(
+        "SELECT DISTINCT conname::text, contype::text, conrelid::regclass::text \
+         FROM pg_constraint, pg_attribute AS attribute, LATERAL {WRITTEN} AS written \
+         WHERE attribute.attname = $2 AND attribute.attrelid IN (SELECT oid FROM {TREE} AS tree) \
+         AND (attribute.attrelid = $1::int8::oid OR conparentid = 0) \
+         AND (conrelid = attribute.attrelid AND written.attnum = ANY (conkey) \
+             OR confrelid = attribute.attrelid AND written.attnum = ANY (confkey)) \
+         AND contype IN ('f', 'x') ORDER BY 1"
+    );
+    let constraints: Vec<(String, String, String)> =
+        catalogue(constraints).bind(relation.oid).bind(&spec.column).fetch_all(connection).await?;
     for (name, kind, table) in constraints {
         match kind.as_str() {
             "f" => found.blockers.push(format!(
@@ -193,12 +206,12 @@ pub(super) async fn triggers(
     let fired = format!(
         "SELECT DISTINCT t.tgname::text FROM pg_trigger AS t JOIN (SELECT $1::text::regclass::oid AS oid UNION \
          SELECT relid::oid FROM pg_partition_tree($1::text::regclass)) AS tree ON tree.oid = t.tgrelid \
-         JOIN pg_attribute AS a ON a.attrelid = t.tgrelid AND a.attname = $2 \
+         JOIN pg_attribute AS attribute ON attribute.attrelid = t.tgrelid AND attribute.attname = $2 \
          WHERE NOT t.tgisinternal AND t.tgenabled {ENABLED} AND t.tgtype & 16 = 16 \
-         AND (t.tgattr::text = '' OR a.attnum = ANY (t.tgattr)) ORDER BY 1"
+         AND (t.tgattr::text = '' OR EXISTS (SELECT FROM {WRITTEN} AS written WHERE written.attnum = ANY (t.tgattr))) \
+         ORDER BY 1"
     );
-    let fired: Vec<(String,)> =
-        super::sql::catalogue(fired).bind(table).bind(column).fetch_all(connection).await?;
+    let fired: Vec<(String,)> = catalogue(fired).bind(table).bind(column).fetch_all(connection).await?;
     Ok(fired.into_iter().map(|(name,)| name).collect())
 }
 
@@ -214,7 +227,7 @@ async fn effects(
         "SELECT r.rulename::text FROM pg_rewrite AS r JOIN {TREE} AS tree ON tree.oid = r.ev_class \
          WHERE r.ev_type = '2' AND r.ev_enabled {ENABLED} ORDER BY 1"
     );
-    let rules: Vec<(String,)> = super::sql::catalogue(rules).bind(relation.oid).fetch_all(connection).await?;
+    let rules: Vec<(String,)> = catalogue(rules).bind(relation.oid).fetch_all(connection).await?;
     for (name,) in rules {
         found.blockers.push(format!(
             "the rule {name} does something instead of an update or beside it, and the server refuses updates like ours \
@@ -241,7 +254,7 @@ async fn effects(
 async fn copies(connection: &mut PgConnection, relation: &Relation, found: &mut Preflight) -> Result<(), Fault> {
     // A table of partitions is published by name or by its parts.
     let copies = format!(
-        "SELECT coalesce(bool_or(relreplident = 'f'), false), coalesce(bool_or(published IS NOT NULL \
+        "SELECT coalesce(bool_or(relreplident = 'f'), false), coalesce(bool_or(updates \
              AND (relreplident = 'n' OR relreplident = 'd' \
              AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = oid AND indisprimary))), false), \
              string_agg(DISTINCT published, ', '), \
@@ -249,11 +262,13 @@ async fn copies(connection: &mut PgConnection, relation: &Relation, found: &mut 
                  UNION SELECT relid::oid FROM pg_partition_ancestors($1::int8::oid::regclass)) AS kin \
                  JOIN pg_subscription_rel ON srrelid = oid) \
          FROM (SELECT c.oid, relreplident, (SELECT string_agg(pubname, ', ' ORDER BY pubname) \
-             FROM pg_publication_tables WHERE schemaname = nspname AND tablename = relname) AS published \
+             FROM pg_publication_tables WHERE schemaname = nspname AND tablename = relname) AS published, \
+             EXISTS (SELECT FROM pg_publication_tables JOIN pg_publication USING (pubname) \
+                 WHERE pubupdate AND schemaname = nspname AND tablename = relname) AS updates \
              FROM {TREE} AS tree JOIN pg_class AS c USING (oid) JOIN pg_namespace AS n ON n.oid = relnamespace) AS each"
     );
     let (full, nameless, published, followed): (bool, bool, Option<String>, Option<String>) =
-        super::sql::catalogue(copies).bind(relation.oid).fetch_one(connection).await?;
+        catalogue(copies).bind(relation.oid).fetch_one(connection).await?;
     if let Some(tables) = followed {
         found.blockers.push(format!(
             "{tables} is written by a subscription, which would overwrite new values; name the publisher in the source's \

@@ -21,8 +21,8 @@ use super::{
     sql::{Statement, query},
 };
 use crate::{
-    read_back::{altered, is_held, last_written},
-    source::{CHUNK_BYTES_MAX, Chunk, Most, Row, RowId, Selection, Swap, Swapped, Total},
+    read_back::{altered, is_held, last_written, unaccepted},
+    source::{CHUNK_BYTES_MAX, Chunk, Most, Preflight, Row, RowId, Selection, Swap, Swapped, Total},
 };
 
 /// Up to so many rows are counted, lest an estimate of a small table be far off.
@@ -175,16 +175,44 @@ struct Round {
     statement: Statement<'static>,
 }
 
-pub(super) async fn swap(pool: &Pool, shape: Arc<Shape>, batch: &[Swap]) -> Result<Vec<Swapped>, Fault> {
+/// Whether the server would take a swap at all: it checks rights, types and publications before the first row, and here
+/// there is none.
+pub(super) async fn try_swap(
+    connection: &mut PgConnection,
+    shape: &Shape,
+    found: &mut Preflight,
+) -> Result<(), Fault> {
+    let data: Vec<&(Column, Kind)> = shape.data.iter().collect();
+    let mut arrays = bind::ids(std::iter::empty(), shape)?;
+    arrays.extend([shape.value, shape.value].map(Array::new));
+    arrays.extend(data.iter().map(|(_, kind)| Array::new(*kind)));
+    let explain = query(format!("EXPLAIN {}", shape.swap(&data))).persistent(false);
+    let explain = arrays.into_iter().fold(explain, |statement, array| array.bind(statement));
+    match explain.fetch_all(connection).await.map_err(Fault::from) {
+        Ok(_) => Ok(()),
+        Err(Fault::Mistaken(reason)) => {
+            found.blockers.push(format!("the server would not take a new value: {reason}"));
+            Ok(())
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+pub(super) async fn swap(
+    pool: &Pool,
+    shape: Arc<Shape>,
+    accepted: &[String],
+    batch: &[Swap],
+) -> Result<Vec<Swapped>, Fault> {
     let mut rounds = Vec::new();
     for numbers in each_id_once(batch) {
         rounds.extend(round(&shape, batch, &numbers)?);
     }
-    let batch: Arc<[Swap]> = batch.into();
+    let (batch, accepted): (Arc<[Swap]>, Arc<[String]>) = (batch.into(), accepted.into());
     let done = transact(pool, LIMIT, move |connection| {
         Box::pin(async move {
             let outcomes = write(connection, &shape, rounds, batch.len()).await?;
-            check(connection, &shape, &batch, &outcomes).await?;
+            check(connection, &shape, &accepted, &batch, &outcomes).await?;
             Ok(Ok::<_, Fault>(outcomes))
         })
     });
@@ -280,12 +308,16 @@ async fn write(
 async fn check(
     connection: &mut PgConnection,
     shape: &Shape,
+    accepted: &[String],
     batch: &[Swap],
     outcomes: &[Swapped],
 ) -> Result<(), Fault> {
     let fired = triggers(connection, &shape.table, &shape.column.name).await?;
     if fired.is_empty() {
         return Ok(());
+    }
+    if let Some(name) = fired.iter().find(|name| !accepted.contains(name)) {
+        return Err(Fault::Mistaken(unaccepted(name)));
     }
     // Those that wait for the commit fire now.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;

@@ -141,11 +141,17 @@ impl Relation {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
+    /// No view, and nothing that is elsewhere.
+    fn is_a_table(&self, spec: &SourceSpec) -> Result<(), String> {
+        match self.kind.as_str() {
+            "r" | "p" => Ok(()),
+            _ => Err(format!("{} is no table; declare the real table behind it as the source", spec.table)),
+        }
+    }
+
     /// What is needed to read and write, or why that can't be.
     pub(super) fn shape(&self, spec: &SourceSpec) -> Result<Shape, String> {
-        if !matches!(self.kind.as_str(), "r" | "p") {
-            return Err(format!("{} is no table; declare the real table behind it as the source", spec.table));
-        }
+        self.is_a_table(spec)?;
         let find = |role: &str, name: &str| {
             let all = || self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
             let missing = || format!("{role} {name} is missing; {} has: {}", spec.table, all());
@@ -177,7 +183,15 @@ impl Relation {
 
 /// The shape of a source, at its first use and after every fault.
 pub(super) async fn look_up(connection: &mut PgConnection, spec: &SourceSpec) -> Result<Shape, Fault> {
-    let relation = relation(connection, &spec.table).await?;
+    found(connection, spec).await?.shape(spec).map_err(Fault::Mistaken)
+}
+
+/// Refuses whatever may have come in the table's place.
+pub(super) async fn refuse_other(connection: &mut PgConnection, spec: &SourceSpec) -> Result<(), Fault> {
+    found(connection, spec).await?.is_a_table(spec).map_err(Fault::Mistaken)
+}
+
+async fn found(connection: &mut PgConnection, spec: &SourceSpec) -> Result<Relation, Fault> {
     let missing = || Fault::Mistaken(format!("there is no table {} that this role can see", spec.table));
-    relation.ok_or_else(missing)?.shape(spec).map_err(Fault::Mistaken)
+    relation(connection, &spec.table).await?.ok_or_else(missing)
 }

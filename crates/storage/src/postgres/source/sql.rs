@@ -288,7 +288,12 @@ impl Shape {
                 exact = exact(&self.column, self.value),
             ),
             _ => format!(
-                "CASE WHEN {adopts} AND length({cell}) > 0 AND substr({cell}, 1, 3) <> '\\x4b4d01' \
+                "CASE WHEN substr({cell}, 1, 3) = '\\x4b4d01' AND length({cell}) > 7 \
+                 THEN '\\x4b4d01{version:08x}'::bytea || substr({cell}, 8) \
+                 WHEN encode(substr({cell}, 1, 15), 'escape') ~ '^km:v[1-9][0-9]*:' \
+                 THEN convert_to('km:v{version}:', 'UTF8') || substr({cell}, \
+                 length(substring(encode(substr({cell}, 1, 15), 'escape') FROM '^km:v[0-9]+:')) + 1) \
+                 WHEN {adopts} AND length({cell}) > 0 AND substr({cell}, 1, 3) <> '\\x4b4d01' \
                  AND substr({cell}, 1, 4) <> '\\x6b6d3a76' \
                  THEN '\\x4b4d01{version:08x}'::bytea || decode(repeat('01', 41 + length({cell})), 'hex') \
                  ELSE {cell} END"
@@ -296,11 +301,16 @@ impl Shape {
         }
     }
 
-    /// How many rows this expression, of these columns, would refuse with new values; nothing, where it need not hold and
-    /// has a result for each of them.
+    /// Of the rows that will be written: how a row's cell is going to differ.
+    fn differs(&self, task: Task, version: u64) -> String {
+        format!("({}) IS DISTINCT FROM {}", self.ahead(task, version), exact(&self.column, self.value))
+    }
+
+    /// How many rows that will be written this expression would refuse, of these columns of the table or of a partition;
+    /// nothing, where it need not hold and has a result for each of them.
     pub(super) fn check(
         &self,
-        table: &str,
+        (table, bare_name): (&str, &str),
         task: Task,
         version: u64,
         (expression, must_hold): (&str, bool),
@@ -316,10 +326,10 @@ impl Shape {
             format!("count(({expression})) * 0")
         };
         format!(
-            "SELECT {counted} FROM (SELECT {} FROM {} AS t) AS {}",
+            "SELECT {counted} FROM (SELECT {} FROM {table} AS t WHERE {}) AS {}",
             list(other.chain([cell])),
-            self.table,
-            quoted(table)
+            self.differs(task, version),
+            quoted(bare_name)
         )
     }
 
@@ -328,8 +338,9 @@ impl Shape {
         let cell = self.ahead(task, version);
         // Counted lest the planner leave it out.
         format!(
-            "SELECT count(c) * 0 FROM (SELECT ({cell})::{domain} AS c FROM {} AS t OFFSET 0) AS cells",
-            self.table
+            "SELECT count(c) * 0 FROM (SELECT ({cell})::{domain} AS c FROM {} AS t WHERE {} OFFSET 0) AS cells",
+            self.table,
+            self.differs(task, version)
         )
     }
 

@@ -12,7 +12,7 @@ use super::{
     shape::{Kind, Relation, Shape, quoted},
     sql::query,
 };
-use crate::source::{Ahead, Preflight, Task};
+use crate::source::{Ahead, Preflight, Task, before_next};
 
 /// A B-tree's row has at most 2704 bytes, with the id of the row and the other columns in it.
 const INDEXED_BYTES_MAX: u64 = 2600;
@@ -67,24 +67,26 @@ pub(super) async fn rows(
             column.name
         ));
     }
-    let version = ahead.version_after(longest.version);
-    let Some((needed, adopts)) = longest.becomes(ahead, shape.value) else { return Ok(version) };
-    let whose = if adopts { "the values that its plaintext becomes" } else { "the next version's values" };
-    if let Some(limit) = column.characters_max
-        && needed > u64::from(limit.unsigned_abs())
-    {
-        found.blockers.push(format!(
+    let too_narrow = |ahead: Ahead| {
+        let (needed, adopts) = longest.becomes(ahead, shape.value)?;
+        let limit = column.characters_max.filter(|limit| needed > u64::from(limit.unsigned_abs()))?;
+        let whose = if adopts { "the values that its plaintext becomes" } else { "the next version's values" };
+        Some(format!(
             "column {0} is varchar({limit}) and {whose} need {needed} characters; \
              ALTER TABLE {table} ALTER COLUMN {1} TYPE varchar({2}), or text",
             column.name,
             quoted(&column.name),
             needed.saturating_add(8)
-        ));
+        ))
+    };
+    match too_narrow(ahead) {
+        Some(blocker) => found.blockers.push(blocker),
+        None => found.warnings.extend(too_narrow(ahead.later()).map(before_next)),
     }
-    if adopts {
+    if let Some((needed, true)) = longest.becomes(ahead, shape.value) {
         indexed(connection, relation, shape, needed, found).await?;
     }
-    Ok(version)
+    Ok(ahead.version_after(longest.version))
 }
 
 /// Indexes that hold whole cells of plaintext: what they did with it they can't do with values.
