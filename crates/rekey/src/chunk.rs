@@ -15,6 +15,8 @@ use crate::{
 
 /// How often a row is tried that writers keep changing; then it is left to the next pass.
 const TRIES_MAX: u32 = 5;
+/// How often one row alone is tried that somebody holds, such as a prepared transaction, before the rows behind it go first.
+const HELD_TRIES_MAX: u32 = 3;
 
 /// Why a chunk did not come to its end. Nothing is lost by that: it is read again, at once or after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,7 @@ impl From<Unjudged> for Halt {
 pub(crate) struct Settled {
     pub(crate) counters: Counters,
     pub(crate) unreadable: Vec<Unreadable>,
-    /// Rows that writers won every time.
+    /// Rows that writers won every time, or held.
     pub(crate) left: Vec<RowId>,
     /// Time of the last transaction.
     pub(crate) wrote: Option<Duration>,
@@ -59,6 +61,8 @@ pub(crate) struct Hand {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) gate: Gate,
     pub(crate) dry_run: bool,
+    /// Whether a row that somebody holds is left to the next pass. In the last one it is waited for.
+    pub(crate) leaves_held: bool,
     /// The keys for this chunk. Dropped before every wait, so that a sealed node holds no key.
     pub(crate) service: Option<Service>,
 }
@@ -162,11 +166,11 @@ impl Hand {
     }
 
     /// Writes, and returns those that were not written because the row had changed. A batch that fails is tried again
-    /// in halves: the fewer rows a transaction has, the fewer writers it meets.
+    /// in halves, which grow again: the fewer rows a transaction has, the fewer writers it meets.
     async fn write(&mut self, aim: Aim, mut swaps: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
         let mut waits = backoff();
         let mut lost = Vec::new();
-        let mut rows = swaps.len();
+        let (mut rows, mut held) = (swaps.len(), 0);
         while !swaps.is_empty() {
             self.may_write(aim)?;
             let began = Instant::now();
@@ -181,6 +185,7 @@ impl Hand {
                         }
                     }
                     waits = backoff();
+                    (rows, held) = (rows.saturating_mul(2), 0);
                     swaps = later;
                 }
                 Ok(_) => {
@@ -188,9 +193,16 @@ impl Hand {
                 }
                 Err(SourceError::Mistaken { reason, .. }) => return Err(Halt::Fail(reason)),
                 Err(error) => {
+                    let alone = swaps.len() == 1;
                     rows = (swaps.len() / 2).max(1);
                     self.hibernate(error.to_string(), &mut waits).await?;
                     swaps = self.written_after_all(swaps, &mut lost, settled).await?;
+                    // The source answers, and this row alone can't be written.
+                    held = if alone && !swaps.is_empty() { held + 1 } else { 0 };
+                    if self.leaves_held && held >= HELD_TRIES_MAX {
+                        settled.left.extend(swaps.drain(..).map(|swap| swap.id));
+                        (held, waits) = (0, backoff());
+                    }
                     swaps.extend(later);
                 }
             }

@@ -152,6 +152,10 @@ async fn end_pause(inner: &Inner, id: JobId, pause: &mut Option<PauseEnd>) {
     }
 }
 
+/// No failure of the job: another node may have it, and a reload may bring it.
+const UNDECLARED: &str = "the source is not declared on this node, or could not be opened, as its log says; it is left to a \
+     node that has it. Cancel the job if the source is gone for good";
+
 /// What becomes of a source that nobody works on here.
 enum Look {
     /// It is finished, whoever did it.
@@ -194,6 +198,9 @@ async fn look(
         inner.tell();
         return if finished { Look::Finished } else { Look::Later };
     }
+    if inner.setup.sources.source(&contender.name).is_none() {
+        return later(UNDECLARED.into());
+    }
     match able {
         Err(reason) => later(reason),
         Ok(service) if record.revision > service.revision && !record.aims_at(service.aim(&record.name)) => {
@@ -209,26 +216,16 @@ async fn look(
     }
 }
 
-async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName, mut held: Held) -> End {
+async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName, held: Held) -> End {
     let lease = held.record().lease.fence();
     tracing::info!(job = %id, source = %name, fence = lease, "this node works on the source");
-    let mut gate = Gate::new(inner.clone(), live.clone(), name.clone());
+    let gate = Gate::new(inner.clone(), live.clone(), name.clone());
     let dry_run = live.job().dry_run;
-    if let Some(source) = inner.setup.sources.source(&name) {
-        return Runner::new(id, source, gate, dry_run, held).run().await;
+    match inner.setup.sources.source(&name) {
+        Some(source) => Runner::new(id, source, gate, dry_run, held).run().await,
+        // A reload took it away just now: to be looked at again, as after a lease that was lost.
+        None => End::Stopped(Stop::Fenced),
     }
-    let mut waits = backoff();
-    let mut record = held.record().clone();
-    record.failed = Some("it is no longer declared, or could not be opened, as the node's log says".into());
-    while let Err(error) = held.save(record.clone()).await {
-        if matches!(error, MetadataError::Changed { .. }) {
-            return End::Stopped(Stop::Fenced);
-        }
-        if let Err(stop) = gate.hibernate(error.to_string(), &mut waits).await {
-            return End::Stopped(stop);
-        }
-    }
-    End::Finished
 }
 
 async fn load(inner: &Inner, id: JobId, name: &SourceName) -> Result<Durable<SourceRecord>, JobsError> {

@@ -58,7 +58,7 @@ impl Runner {
     pub(crate) fn new(id: JobId, source: Arc<dyn Source>, gate: Gate, dry_run: bool, held: Held) -> Self {
         let record = held.record().clone();
         let [batch, window] = [(); 2].map(|()| BatchSize::after_attempts(record.attempts));
-        let hand = Hand { source, gate, dry_run, service: None };
+        let hand = Hand { source, gate, dry_run, leaves_held: false, service: None };
         let rows_alone = if held.was_abandoned() { ROWS_ALONE } else { 0 };
         Self {
             id,
@@ -165,6 +165,7 @@ impl Runner {
                     continue;
                 }
             };
+            self.hand.leaves_held = self.record.full;
             self.stretch(&select).await?;
         }
     }

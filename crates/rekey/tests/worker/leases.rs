@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use keymoot_rekey::{JobState, Start, limits::LimitsPatch};
+use keymoot_rekey::{JobState, JobView, Start, limits::LimitsPatch};
 use keymoot_storage::source::Cell;
 
 use crate::support::*;
@@ -203,10 +203,11 @@ async fn a_node_of_an_older_manifest_takes_no_source_that_was_aimed_by_a_later_o
     // By then the record says which manifest the source was aimed by.
     until(&second, job, |view| view.sources[0].scanned > 0).await;
     stop.come();
+    let says =
+        |view: &JobView| view.throttled.as_ref().is_some_and(|why| why.contains("has not adopted revision"));
+    until(&second, job, says).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
-    let view = second.view(job).await.unwrap();
-    assert_eq!(view.state, JobState::Running);
-    assert!(view.throttled.unwrap().contains("has not adopted revision"));
+    assert_eq!(second.view(job).await.unwrap().state, JobState::Running);
     behind.serve(&[9, 10], 9);
     behind.serve(&[9, 10], 10);
     completed(&ended(&second, job).await);

@@ -268,6 +268,11 @@ impl Source for Mortal<Arc<Watched>> {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         tokio::time::sleep(self.inner.delay(number)).await;
+        let held = self.inner.held.lock().unwrap().clone();
+        if batch.iter().any(|swap| held.contains(&swap.id)) {
+            let name = self.inner.table.spec().name.clone();
+            return Err(SourceError::Unreachable { name, reason: "another transaction was in the way".into() });
+        }
         let answer = self.death.call(self.inner.table.swap(batch)).await;
         let lost = self.inner.lose_answer.lock().unwrap().take_if(|at| *at == number);
         if lost.is_some() {
@@ -297,6 +302,8 @@ pub(crate) struct Watched {
     pub(crate) before_swap: Mutex<Option<BeforeSwap>>,
     pub(crate) fault: Mutex<Option<SourceError>>,
     pub(crate) lose_answer: Mutex<Option<u64>>,
+    /// Rows that another transaction has locked.
+    pub(crate) held: Mutex<Vec<RowId>>,
     pub(crate) blockers: Mutex<Vec<String>>,
     /// Writes don't answer.
     pub(crate) hang: AtomicBool,
@@ -436,6 +443,7 @@ impl Watched {
             before_swap: Mutex::default(),
             fault: Mutex::default(),
             lose_answer: Mutex::default(),
+            held: Mutex::default(),
             blockers: Mutex::default(),
             hang: AtomicBool::new(false),
             load: Mutex::new(Ok(Load::default())),

@@ -1,6 +1,8 @@
 //! The application writes while the worker works: its values stand.
 
-use keymoot_rekey::Start;
+use std::time::Duration;
+
+use keymoot_rekey::{JobState, Start};
 use keymoot_storage::source::{Cell, IdPart, Row, RowId};
 
 use crate::support::*;
@@ -54,6 +56,32 @@ async fn a_row_that_a_writer_wins_every_time_is_left_to_a_later_pass() {
     completed(&view);
     adds_up(&view);
     assert_eq!((view.sources[0].scanned, view.sources[0].conflicts), (3, 7));
+    world.all_are(10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_somebody_holds_keep_no_other_row_back_and_are_waited_for_at_last() {
+    let world = World::with_rows(2_500);
+    let held = [id(1), id(700), id(2_500)];
+    *world.table().held.lock().unwrap() = held.to_vec();
+    let (jobs, _) = world.process();
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    let old = || {
+        let rows = world.table().table.rows();
+        rows.into_iter().filter(|row| world.keys.read(row).0 == 9).map(|row| row.id).collect::<Vec<_>>()
+    };
+    until(&jobs, job, |view| view.sources[0].rekeyed == 2_497).await;
+    assert_eq!(old(), held);
+    // However long that takes, it is no end of the job.
+    tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+    let view = jobs.view(job).await.unwrap();
+    assert_eq!(view.state, JobState::Running, "{view:#?}");
+    assert!(view.throttled.unwrap().contains("another transaction was in the way"));
+    world.table().held.lock().unwrap().clear();
+    let view = ended(&jobs, job).await;
+    completed(&view);
+    adds_up(&view);
+    assert_eq!(view.sources[0].rekeyed, 2_500);
     world.all_are(10);
 }
 
