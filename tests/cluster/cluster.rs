@@ -1,6 +1,9 @@
 //! Three nodes, db1 to db3, unlocked.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::Connection;
 use serde_json::{Value as Json, json};
@@ -64,10 +67,14 @@ impl Cluster {
         self.until_all_present();
     }
 
+    /// The SQLite file that they share.
+    pub fn store_file(&self) -> PathBuf {
+        self.store.as_ref().unwrap().path().join("meta.db")
+    }
+
     /// Stops a node of a cluster on a SQLite file.
     pub fn pause(&self, at: usize) {
-        let file = self.store.as_ref().unwrap().path().join("meta.db");
-        stop_between_locks(&self.nodes[at], &[&file]);
+        stop_between_locks(&self.nodes[at], &[&self.store_file()]);
     }
 
     pub fn unlock_all(&self, version: u32) {

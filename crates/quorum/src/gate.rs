@@ -333,7 +333,10 @@ fn censuses(
 fn fresh(now: Duration, in_a_row: &[&Census]) -> bool {
     let since = |census: &&Census| census.began;
     let then = in_a_row.iter().skip(1).map(since).chain([now]);
-    in_a_row.iter().zip(then).all(|(census, then)| then.saturating_sub(census.ended) <= CENSUS_FRESH)
+    // One that is dated after now is of a time that was lost: how old it is nobody knows.
+    let past = |census: &&Census| census.began.max(census.ended) <= now;
+    in_a_row.iter().all(past)
+        && in_a_row.iter().zip(then).all(|(census, then)| then.saturating_sub(census.ended) <= CENSUS_FRESH)
 }
 
 /// What is wrong with the censuses that there are.
@@ -342,8 +345,13 @@ fn stale(facts: &RetirementFacts<'_>, in_a_row: &[&Census], from: Duration) -> S
         "two censuses in a row are needed, both begun after the version stopped encrypting and max_write_delay",
     );
     let early = in_a_row.iter().filter(|census| census.began < from).count();
+    let undated = in_a_row.iter().filter(|census| census.began.max(census.ended) > facts.now).count();
     match facts.censuses {
         [] => detail.push_str("; none was taken"),
+        _ if undated > 0 => detail.push_str(&format!(
+            "; {undated} of the newest two are dated after this node's service time, some of which was lost: take two \
+             more with `keymoot census`"
+        )),
         _ if in_a_row.len() > 1 && early == 0 => {
             let hours = CENSUS_FRESH.as_secs() / 3600;
             detail.push_str(&format!("; the newest two are too old: each counts for {hours} h after it ended"));

@@ -144,6 +144,27 @@ fn when_all_is_right_nothing_is_missing() {
 }
 
 #[test]
+fn a_census_that_is_dated_after_now_is_never_fresh() {
+    // Service time was lost, and with it how long ago these were taken.
+    let back = |case: &mut Case| {
+        case.stopped = Some(s(0));
+        case.last_use = None;
+        case.censuses = vec![census(NOW - 20), census(NOW - 10)];
+    };
+    let fresh = all_right().with(back);
+    assert_eq!(fresh.missing(&world()), []);
+    for (began, ended) in [(NOW - 10, NOW + 1), (NOW + 1, NOW + 2), (NOW + 1, 0)] {
+        let case = fresh.clone().with(|case| {
+            case.censuses[1].began = s(began);
+            case.censuses[1].ended = s(ended);
+        });
+        let missing = case.missing(&world());
+        assert_eq!((missing.len(), missing[0].code), (1, "census_stale"), "{missing:?}");
+        assert!(missing[0].detail.contains("1 of the newest two are dated after"), "{missing:?}");
+    }
+}
+
+#[test]
 fn each_single_thing_that_is_missing_is_named_by_its_code_and_what_it_is_about() {
     type Spoil = fn(&mut Case);
     let table: Vec<(Named, Spoil)> = vec![
@@ -405,7 +426,7 @@ proptest! {
         });
         let evidence = case.censuses.len() >= 2
             && case.censuses.iter().rev().take(2).all(|census| {
-                census.began >= s(STOPPED + WRITE_DELAY)
+                (s(STOPPED + WRITE_DELAY)..=s(NOW)).contains(&census.began)
                     && names().iter().all(|name| census.sources.iter().any(|found| found.source == *name))
                     && census.sources.iter().all(|found| {
                         found.unreadable == 0

@@ -146,7 +146,7 @@ fn a_seed_replays_byte_for_byte() {
 #[test]
 fn fault_49_late_doubled_and_overtaken_messages_change_nothing() {
     let kinds = [Fault::Late, Fault::Doubled, Fault::AnswerLostUndone, Fault::KilledInside];
-    let tally = run_all(300, &kinds);
+    let tally = run_all(number("KEYMOOT_SEEDS").unwrap_or(2_000), &kinds);
     hold(&tally, &kinds);
     assert!(
         kinds.iter().all(|kind| tally.faults.contains_key(kind)) && tally.overtaken > 100,

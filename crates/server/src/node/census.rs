@@ -68,6 +68,11 @@ impl Taken {
         Duration::from_millis(self.ended_ms)
     }
 
+    /// The latest time that it speaks of.
+    pub(super) fn latest(&self) -> Duration {
+        self.began().max(self.ended())
+    }
+
     /// When another one is worth its work.
     pub(super) fn again_from(&self) -> Duration {
         let took = self.ended().saturating_sub(self.began());

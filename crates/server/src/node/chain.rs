@@ -36,6 +36,18 @@ fn parse(record: &Record, revision: u64) -> Result<ManifestDocument, Divergence>
         })
 }
 
+impl Core {
+    /// Whether the keys that were brought could not verify a manifest that this sealed node still looks at.
+    fn unverified(&self, ahead: &[ManifestDocument]) -> bool {
+        let of = match &self.diverged {
+            Some(Divergence::KeyGone { revision, .. } | Divergence::NotVouched { revision, .. }) => *revision,
+            _ => return false,
+        };
+        let mut looked_at = self.adopted.iter().chain(ahead);
+        self.loaded.is_empty() && looked_at.any(|document| document.manifest().revision == of)
+    }
+}
+
 impl Node {
     /// Takes the last good manifest from its file.
     pub(super) fn load_last_good(&self, core: &mut Core) {
@@ -74,8 +86,9 @@ impl Node {
                 core.store_away = None;
                 match found {
                     Ok(ahead) => {
-                        // With keys it is they that say whether what follows is adopted.
-                        if ahead.is_empty() || core.loaded.is_empty() {
+                        // With keys it is they that say whether what follows is adopted, and what they said
+                        // outlives them: a sealed node waits for others.
+                        if !core.unverified(&ahead) && (ahead.is_empty() || core.loaded.is_empty()) {
                             core.diverged = None;
                         }
                         core.ahead = ahead;
@@ -124,8 +137,11 @@ impl Node {
         let mut ahead: Vec<ManifestDocument> = Vec::new();
         for step in 1..=STEPS_MAX as u64 {
             let Some(record) = self.metadata.get(&key(revision + step)).await? else {
-                // Only at a start, and once a gap was seen: listing all of them is too much for every look.
-                let in_doubt = core.loaded.is_empty() || matches!(core.diverged, Some(Divergence::Gap { .. }));
+                // Only at a start, once a gap was seen, and where another member has adopted what is not here: listing
+                // all of them is too much for every look.
+                let in_doubt = core.loaded.is_empty()
+                    || matches!(core.diverged, Some(Divergence::Gap { .. }))
+                    || self.another_adopted(&adopted.manifest().members, revision + step);
                 let highest = if in_doubt { self.highest_stored().await? } else { 0 };
                 if highest > revision + step {
                     return Ok(Err(Divergence::Gap { revision: revision + step }));
@@ -292,10 +308,15 @@ impl Node {
         if newest.is_some_and(|newest| newest.value == adopted.canonical()) {
             return Ok(());
         }
-        // Looked at with this in mind, a gap stays one until an operator has settled it.
+        self.look_for_a_gap(core).await;
+        Err(conflict("the store's newest revision is another than this node's; look again and repeat"))
+    }
+
+    /// Looked at with this in mind, a gap stays one until an operator has settled it.
+    async fn look_for_a_gap(&self, core: &mut Core) {
+        let Some(adopted) = &core.adopted else { return };
         core.diverged = Some(Divergence::Gap { revision: adopted.manifest().revision.saturating_add(1) });
         self.follow(core).await;
-        Err(conflict("the store's newest revision is another than this node's; look again and repeat"))
     }
 
     /// Appends to the chain. After an error whose outcome is unknown, what is stored decides.
@@ -328,6 +349,15 @@ impl Node {
         let document = parse(&record, revision).map_err(|divergence| conflict(divergence.to_string()))?;
         if document.digest() != digest {
             return Err(conflict(format!("the digest of revision {revision} is {}", document.digest())));
+        }
+        let is_ahead = core.adopted.as_ref().is_some_and(|adopted| adopted.manifest().revision < revision);
+        if is_ahead && core.diverged.is_none() {
+            // Nobody may have told this node of a gap yet.
+            self.look_for_a_gap(&mut core).await;
+            if let Some(why) = &core.store_away {
+                let detail = format!("the metadata store does not answer ({why}); confirm it again once it does");
+                return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
+            }
         }
         let adopted = core.adopted.as_ref().map(adopt::identity);
         if adopted.is_some() && adopted != Some((revision, digest)) && core.diverged.is_none() {

@@ -23,6 +23,7 @@ mod import;
 mod init;
 mod lock;
 mod made;
+mod meant;
 mod members;
 mod moment;
 mod peers;

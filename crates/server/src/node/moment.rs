@@ -9,7 +9,7 @@ use keymoot_quorum::adopt;
 use keymoot_types::{KeyVersion, NodeName, VersionState};
 use serde::{Deserialize, Serialize};
 
-use super::{Core, Node, record};
+use super::{Core, Node, census::Taken, record};
 
 /// What a wait begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,12 +119,17 @@ impl Node {
 
     /// Goes on with the service time of earlier boots.
     pub(super) async fn resume_clock(&self, core: &mut Core) {
+        // Without it no record is believed, and what was recorded would be replaced by less.
+        let Ok(primary) = core.primary() else { return };
         let key = self.clock_key();
         let Ok(stored) = self.metadata.get(&key).await else { return };
-        let stored =
-            stored.and_then(|stored| record::open::<Clock>(&key, &stored.value, &*core.primary().ok()?).ok());
+        let stored = stored.and_then(|stored| record::open::<Clock>(&key, &stored.value, &primary).ok());
         if !core.clock_resumed {
-            let before = stored.as_ref().map_or(Duration::ZERO, |clock| Duration::from_millis(clock.total_ms));
+            let Ok(censuses) = self.censuses(core).await else { return };
+            let counted = censuses.iter().filter(|taken| taken.node == self.name).map(Taken::latest).max();
+            let before = stored.as_ref().map(|clock| Duration::from_millis(clock.total_ms));
+            // Where the record was lost, no census of this node's lies in a time that is still to come.
+            let before = before.max(counted).unwrap_or_default();
             // Time of this boot while it was sealed may already be in the record; it is counted once.
             core.elapsed = keymoot_quorum::elapsed::Elapsed::resume(before.max(core.elapsed.total()));
             core.clock_resumed = true;

@@ -195,6 +195,11 @@ impl Node {
         others.filter_map(|node| Some((node.clone(), lacks(node)?))).collect()
     }
 
+    /// Whether another member that is there has adopted this revision, or one above it.
+    pub(super) fn another_adopted(&self, members: &[NodeName], revision: u64) -> bool {
+        self.members().present(members).any(|heard| heard.revision >= revision)
+    }
+
     /// The other members that have not said, under the present revision, that they hold a version no longer.
     pub(super) fn not_wiped(&self, members: &[NodeName], version: KeyVersion) -> Vec<(NodeName, String)> {
         let seen = self.members();

@@ -7,9 +7,9 @@ use super::Node;
 use crate::config::Config;
 
 impl Node {
-    /// Takes a configuration that was read without mistakes into use.
-    pub(crate) async fn reload(&self, new: Config) -> Result<ReloadAnswer, Problem> {
-        let old = self.config.load_full();
+    /// Refuses a configuration that only a start can take into use. Asked before anything of it is.
+    pub(crate) fn may_reload(&self, new: &Config) -> Result<(), Problem> {
+        let old = self.config.load();
         let mut fixed = Vec::new();
         if new.keyring != old.keyring {
             fixed.push("keyring");
@@ -20,10 +20,16 @@ impl Node {
         if new.data_dir != old.data_dir {
             fixed.push("data_dir");
         }
-        if !fixed.is_empty() {
-            let detail = format!("{} can't change while the daemon runs; nothing was changed", fixed.join(", "));
-            return Err(Problem::new(ErrorCode::BadRequest, detail));
+        if fixed.is_empty() {
+            return Ok(());
         }
+        let detail = format!("{} can't change while the daemon runs; nothing was changed", fixed.join(", "));
+        Err(Problem::new(ErrorCode::BadRequest, detail))
+    }
+
+    /// Takes a configuration into use that was read without mistakes and that [`Self::may_reload`] let pass.
+    pub(crate) async fn reload(&self, new: Config) -> ReloadAnswer {
+        let old = self.config.load_full();
         let mut warnings = Vec::new();
         if (new.listen.data, new.listen.control) != (old.listen.data, old.listen.control) {
             warnings.push("the listeners keep their addresses until the next start".to_owned());
@@ -39,6 +45,6 @@ impl Node {
         self.rebuild(&mut core);
         self.catch_up(&mut core).await;
         tracing::info!(warnings = warnings.len(), "configuration reloaded");
-        Ok(ReloadAnswer { reloaded: true, warnings })
+        ReloadAnswer { reloaded: true, warnings }
     }
 }

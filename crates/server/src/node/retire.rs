@@ -34,6 +34,7 @@ use super::{
     rotate, store_problem, wall_clock,
 };
 
+/// Then the version, and an id of each attempt: the one that counts is the manifest's.
 const CERTIFICATES: &str = "certificate/";
 
 /// How long members have to follow a retirement, before the answer says that they have not.
@@ -260,7 +261,8 @@ impl Node {
         let body = self.certified(core, &next, version, looked, at, by)?;
         let primary = core.primary()?;
         let certificate = signed(&primary, &body)?;
-        let key = format!("{CERTIFICATES}{:010}", version.get());
+        // Of two nodes that are asked at once one will publish; the other one's must not stand in its place.
+        let key = format!("{CERTIFICATES}{:010}/{}", version.get(), uuid::Uuid::now_v7());
         let bytes =
             serde_json::to_vec(&certificate).map_err(|_| internal("a certificate could not be written"))?;
         // Before the retirement: one without a certificate must not exist. It counts only once the manifest agrees.
@@ -351,7 +353,12 @@ impl Node {
         let sources: Vec<_> =
             document.manifest().declared.sources.iter().filter(|source| source.gone.is_none()).collect();
         let declared = self.declarations();
-        let own = || censuses.iter().filter(|taken| taken.node == self.name && taken.began() >= over);
+        let now = core.service_time(self.now());
+        // One that is dated after now is of a time that was lost, and may be from before the hold was over.
+        let own = || {
+            let own = censuses.iter().filter(|taken| taken.node == self.name);
+            own.filter(|taken| taken.began() >= over && taken.latest() <= now)
+        };
         let newest = own().rfind(|taken| taken.set_aside(&self.name, &declared).is_none());
         let clean = newest.is_some_and(|taken| {
             sources.iter().all(|declared| {
@@ -366,7 +373,7 @@ impl Node {
         let Ok(restored) = self.restored().await else { return };
         if again || !clean || restored.iter().any(|found| found.version == version) {
             let due = own().map(Taken::again_from).max().unwrap_or(over);
-            if core.service_time(self.now()) >= due {
+            if now >= due {
                 self.spawn_censuses(1, None);
             }
             return;

@@ -82,14 +82,28 @@ impl Node {
         }
         if record.state != VersionState::DecryptOnly {
             core = self.activating(core, version, &request).await?;
-            if core.record(version)?.state == VersionState::Primary {
+            match core.record(version)?.state {
+                VersionState::Activating => {}
                 // Somebody else asked for the same and was faster.
-                return Ok(step_answer(&core, version, false));
+                VersionState::Primary => return Ok(step_answer(&core, version, false)),
+                // Or for something else: an abort, a rollback. It came later, and counts.
+                state => {
+                    return Err(conflict(format!(
+                        "v{version} became {state} while its activation waited for the members: it is not made \
+                         primary; look at `status`, and activate it again if that is still wanted"
+                    )));
+                }
             }
         }
         let before = core.manifest()?.manifest().primary;
         let believed = self.believed_records(&core).await?;
-        self.swap_state(&mut core, version, VersionState::Primary).await?;
+        if let Err(problem) = self.swap_state(&mut core, version, VersionState::Primary).await {
+            // Of two that asked for the same one writes it; the other one's answer is the same.
+            return match core.record(version)?.state {
+                VersionState::Primary => Ok(step_answer(&core, version, false)),
+                _ => Err(problem),
+            };
+        }
         self.vouch_anew(&core, believed).await;
         self.catch_up(&mut core).await;
         tracing::info!(
@@ -108,8 +122,11 @@ impl Node {
         version: KeyVersion,
         request: &ActivateRequest,
     ) -> Result<Guard<'a>, Problem> {
-        if core.record(version)?.state == VersionState::Staged {
-            self.swap_state(&mut core, version, VersionState::Activating).await?;
+        if core.record(version)?.state == VersionState::Staged
+            && let Err(problem) = self.swap_state(&mut core, version, VersionState::Activating).await
+            && !matches!(core.record(version)?.state, VersionState::Activating | VersionState::Primary)
+        {
+            return Err(problem);
         }
         let started = self.now();
         loop {

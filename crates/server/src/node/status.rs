@@ -6,7 +6,11 @@ use keymoot_api::{
     rotate::{VersionDetail, VersionHolder, VersionsAnswer},
     status::{ExposedVersion, LastProof, ManifestOrigin, ReadyAnswer, ReleasedSource, StatusAnswer},
 };
-use keymoot_quorum::{adopt, judge::enough, reshare};
+use keymoot_quorum::{
+    adopt::{self, Divergence},
+    judge::enough,
+    reshare,
+};
 use keymoot_types::{KeyVersion, Manifest, NodeState, SourceName, VersionState, manifest::DeclaredSource};
 
 use super::{Core, Node, restored, unlock, wall_clock, window};
@@ -129,8 +133,8 @@ fn needs(core: &Core) -> Vec<String> {
     let mut needs = Vec::new();
     if let Some(divergence) = &core.diverged {
         needs.push(format!(
-            "the metadata store and this node disagree: {divergence}; gates are shut. From an unlocked node \
-             `keymoot manifest republish`, or confirm the stored revision with `keymoot manifest confirm`"
+            "the metadata store and this node disagree: {divergence}; gates are shut. {}",
+            ways_out(core, divergence)
         ));
     }
     if let Some(why) = &core.last_good_damaged {
@@ -158,6 +162,33 @@ fn needs(core: &Core) -> Vec<String> {
     }
     needs.extend(needs_of_versions(core, target.manifest()));
     needs
+}
+
+/// How a node comes to follow the store again.
+fn ways_out(core: &Core, divergence: &Divergence) -> String {
+    let (Divergence::KeyGone { version, .. }, Some(target)) = (divergence, core.target()) else {
+        return "From an unlocked node `keymoot manifest republish`, or confirm the stored revision with `keymoot \
+                manifest confirm`"
+            .into();
+    };
+    let confirm = if core.loaded.is_empty() {
+        let (revision, digest) = adopt::identity(target);
+        format!(
+            "an operator compares the newest revision with an unlocked node's and confirms it here with `keymoot \
+             manifest confirm {revision} {digest}`"
+        )
+    } else {
+        "confirm the stored revision with `keymoot manifest confirm`".into()
+    };
+    let Some(record) = target.manifest().version(*version) else { return format!("The way out: {confirm}") };
+    let destroyed = record.retirement.as_ref().is_some_and(|retirement| retirement.hold_ended.is_some());
+    match record.state {
+        state if super::may_be_loaded(state) => format!("Submit the shares of v{version}, or {confirm}"),
+        VersionState::Retired if !destroyed => {
+            format!("`keymoot rotate restore v{version}` on an unlocked node, then its shares here; or {confirm}")
+        }
+        state => format!("v{version} is {state} and comes back no more: {confirm}"),
+    }
 }
 
 fn needs_of_versions(core: &Core, manifest: &Manifest) -> Vec<String> {

@@ -102,6 +102,7 @@ impl Node {
             return;
         }
         core.loaded = validated;
+        let ahead = core.ahead.clone();
         if core.adopted.is_none() {
             core.ahead.clear();
             self.keep(core, target.clone());
@@ -111,8 +112,11 @@ impl Node {
         if let Some(adopted) = core.adopted.clone()
             && !still_required(core, &adopted).is_empty()
         {
-            // What was adopted asks for more than what was collected by.
+            // What was adopted asks for more than what was collected by. `status` says whose key is lacking, and shares
+            // go on being judged by what follows.
             core.loaded.clear();
+            core.ahead = ahead;
+            core.ahead.retain(|next| next.manifest().revision > adopted.manifest().revision);
             return;
         }
         drop(core.unlock.take_validated());
