@@ -1,9 +1,12 @@
 //! A share that is late, and what is meant for another cluster.
 
-use serde_json::json;
+use std::process::Command;
+
+use keymoot_api::routes::{self, Listener, Method, Route};
+use serde_json::{Value as Json, json};
 
 use crate::harness::{
-    World, client,
+    OPERATOR, World, client,
     proxy::{Proxy, Rule},
 };
 
@@ -38,6 +41,30 @@ fn fault_60_a_share_that_comes_late_and_twice_at_once_is_counted_once() {
     assert_eq!((have(&world), world.state().as_str()), (1, "unlocking"));
 }
 
+/// Every command, with the right token and meant for another keyring.
+fn commands_for(keyring_id: &Json, here: &World) {
+    let meant = keyring_id.as_str().unwrap();
+    let is_command = |route: &&&Route| route.listener == Listener::Control && route.method != Method::Get;
+    let commands: Vec<_> = routes::ALL.iter().filter(|route| **route != routes::DOUBT_ACKNOWLEDGE).collect();
+    for route in commands.iter().filter(is_command) {
+        let method = format!("{:?}", route.method).to_uppercase().parse().unwrap();
+        let url = format!("{}{}", here.control_url(), route.path.replace("{version}", "9").replace("{id}", "x"));
+        let asked = here.http().request(method, url).bearer_auth(OPERATOR).header("Keymoot-Keyring", meant);
+        let answer = asked.body("{}").send().unwrap();
+        let (status, said) = (answer.status().as_u16(), answer.text().unwrap());
+        assert!(status == 409 && said.contains("nothing was done"), "{}: {status} {said}", route.path);
+        assert!(said.contains(meant), "{said}");
+    }
+    let sealed = Command::new(env!("CARGO_BIN_EXE_keymoot"))
+        .args(["seal", "--keyring-id", meant, "--control-addr", here.control_url(), "--ca"])
+        .arg(here.data_dir().join("tls-cert.pem"))
+        .env("KEYMOOT_TOKEN", OPERATOR)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&sealed.stdout);
+    assert!(sealed.status.code() == Some(1) && said.contains("nothing was done"), "{sealed:?}");
+}
+
 /// A keyring of the same name, made elsewhere; and a store that a newer build has written to.
 #[test]
 fn fault_50_what_is_aimed_at_another_cluster_is_refused_and_a_newer_store_is_left_unread() {
@@ -63,7 +90,9 @@ fn fault_50_what_is_aimed_at_another_cluster_is_refused_and_a_newer_store_is_lef
     let digest = "00".repeat(32);
     let confirm = here.post("/v1/manifest/confirm", json!({"revision": revision, "digest": digest}));
     assert_eq!(confirm.code(), "conflict", "{}", confirm.json);
+    commands_for(&identity(&there).0, &here);
     assert_eq!(here.get("/v1/status")["revision"], revision);
+    assert_eq!(here.state(), "unlocked");
 
     here.stop();
     let store = here.data_dir().join("meta.db");

@@ -22,6 +22,8 @@ mod faults;
 mod hidden;
 mod hidden_ways;
 mod manners;
+mod midway;
+mod million;
 mod primaries;
 mod refused;
 mod story;

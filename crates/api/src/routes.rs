@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// The header of a command that names the keyring id it is meant for: a node of another keyring refuses it.
+pub const KEYRING_HEADER: &str = "keymoot-keyring";
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use keymoot_api::SecretText;
+use keymoot_types::KeyringId;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
@@ -15,6 +16,8 @@ pub struct Options {
     pub addr: String,
     /// Shown as a bearer token.
     pub token: Option<SecretText>,
+    /// The keyring that commands are meant for: a node of another one refuses them. `None`: whichever it is.
+    pub keyring_id: Option<KeyringId>,
     /// The PEM text of the certificates to trust, and no others. Without it the system's are trusted.
     pub ca_pem: Option<Vec<u8>>,
     /// How long a connection may take.
@@ -48,6 +51,7 @@ impl Options {
         Self {
             addr: addr.into(),
             token: None,
+            keyring_id: None,
             ca_pem: None,
             connect_timeout: Duration::from_secs(3),
             timeout: Duration::from_secs(10),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use keymoot_api::routes::{Method, Route};
-use keymoot_types::{Wiped, verdict::VERDICT_HEADER};
+use keymoot_api::routes::{KEYRING_HEADER, Method, Route};
+use keymoot_types::{KeyringId, Wiped, verdict::VERDICT_HEADER};
 use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     redirect,
@@ -65,6 +65,7 @@ pub(crate) struct Transport {
     http: reqwest::Client,
     base_url: String,
     authorization: Option<HeaderValue>,
+    keyring_id: Option<KeyringId>,
 }
 
 impl Transport {
@@ -93,7 +94,7 @@ impl Transport {
                 Some(value)
             }
         };
-        Ok(Self { http, base_url: options.base_url()?, authorization })
+        Ok(Self { http, base_url: options.base_url()?, authorization, keyring_id: options.keyring_id })
     }
 
     /// Sends one request, once.
@@ -114,6 +115,9 @@ impl Transport {
             self.http.request(method, format!("{}{path_and_query}", self.base_url)).timeout(limits.timeout);
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
+        }
+        if let Some(id) = self.keyring_id {
+            request = request.header(KEYRING_HEADER, id.to_string());
         }
         if let Some(body) = body {
             let json = serde_json::to_vec(body).map_err(|error| TransportError::Request(error.to_string()))?;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use keymoot_api::SecretText;
 use keymoot_client::{Client, Control, Options};
+use keymoot_types::KeyringId;
 use serde::Deserialize;
 
 use crate::{exit::wrong_usage, files};
@@ -27,10 +28,13 @@ pub(crate) struct ConnectArgs {
     /// File with the token; otherwise KEYMOOT_TOKEN is used. A token is never an argument
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// Keyring id that commands are meant for, as `keymoot status` shows it; a node of another keyring refuses them
+    #[arg(long, env = "KEYMOOT_KEYRING_ID", value_name = "ID", global = true)]
+    pub(crate) keyring_id: Option<KeyringId>,
     /// PEM file of the certificates to trust, such as the node's data_dir/tls-cert.pem [default: the system's]
     #[arg(long, env = "KEYMOOT_CA", value_name = "FILE", global = true)]
     pub(crate) ca: Option<PathBuf>,
-    /// Profile: TOML with addr, control_addr, token_file, ca, nodes [default: ~/.config/keymoot/profile.toml]
+    /// Profile: TOML with addr, control_addr, token_file, keyring_id, ca, nodes [default: ~/.config/keymoot/profile.toml]
     #[arg(long, env = "KEYMOOT_PROFILE", value_name = "FILE", global = true)]
     pub(crate) profile: Option<PathBuf>,
 }
@@ -42,6 +46,7 @@ pub(crate) struct Profile {
     addr: Option<String>,
     control_addr: Option<String>,
     token_file: Option<PathBuf>,
+    keyring_id: Option<KeyringId>,
     ca: Option<PathBuf>,
     #[serde(default)]
     nodes: Vec<String>,
@@ -53,6 +58,7 @@ pub(crate) struct Connection {
     addr: String,
     control_addr: String,
     token: Option<SecretText>,
+    keyring_id: Option<KeyringId>,
     ca_pem: Option<Vec<u8>>,
     nodes: Vec<String>,
 }
@@ -85,7 +91,8 @@ impl ConnectArgs {
             .or_else(|| nodes.first().cloned())
             .unwrap_or_else(|| CONTROL_ADDR.into());
         let addr = self.addr.clone().or(profile.addr).unwrap_or_else(|| DATA_ADDR.into());
-        Ok(Connection { addr, control_addr, token, ca_pem, nodes })
+        let keyring_id = self.keyring_id.or(profile.keyring_id);
+        Ok(Connection { addr, control_addr, token, keyring_id, ca_pem, nodes })
     }
 
     fn read_profile(&self) -> anyhow::Result<Profile> {
@@ -138,7 +145,12 @@ impl Connection {
     }
 
     fn options(&self, addr: &str) -> Options {
-        Options { token: self.token.clone(), ca_pem: self.ca_pem.clone(), ..Options::new(addr) }
+        Options {
+            token: self.token.clone(),
+            keyring_id: self.keyring_id,
+            ca_pem: self.ca_pem.clone(),
+            ..Options::new(addr)
+        }
     }
 }
 
@@ -187,6 +199,18 @@ mod tests {
         let arguments = ConnectArgs { addr: Some("https://f:1".into()), ..ConnectArgs::default() };
         let settled = arguments.settle_with(profile(), None).unwrap();
         assert_eq!((settled.addr.as_str(), settled.control_addr.as_str()), ("https://f:1", "https://p:2"));
+    }
+
+    #[test]
+    fn a_keyring_id_given_comes_before_the_profiles() {
+        let profile: Profile = toml::from_str("keyring_id = \"5479101ec1821850\"").unwrap();
+        let settled = |arguments: ConnectArgs| arguments.settle_with(profile.clone(), None).unwrap().keyring_id;
+        assert_eq!(
+            settled(ConnectArgs::default()),
+            Some(KeyringId::new([0x54, 0x79, 0x10, 0x1e, 0xc1, 0x82, 0x18, 0x50]))
+        );
+        let given = Some(KeyringId::new([7; 8]));
+        assert_eq!(settled(ConnectArgs { keyring_id: given, ..ConnectArgs::default() }), given);
     }
 
     #[test]

@@ -340,6 +340,22 @@ fn sources(root: &Section<'_>, keys: &[At<Key>], places: &mut Places) -> Vec<Sou
         }
         sources.push(At { value: spec, line });
     }
+    for changed in &sources {
+        let binds = |other: &&At<SourceSpec>| {
+            (&other.value.url, &other.value.table) == (&changed.value.url, &changed.value.table)
+                && other.value.associated_data.columns().contains(&changed.value.column.as_str())
+        };
+        if let Some(bound) = sources.iter().filter(|other| other.value.name != changed.value.name).find(binds) {
+            root.error(
+                changed.line,
+                format!(
+                    "source {} would change column {}, which the values of {} are bound to: none of them would open again; \
+                     bind them to another column",
+                    changed.value.name, changed.value.column, bound.value.name
+                ),
+            );
+        }
+    }
     places.sources = sources.iter().map(|source| source.line).collect();
     sources.into_iter().map(At::value).collect()
 }

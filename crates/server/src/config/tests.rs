@@ -149,3 +149,22 @@ async fn an_expired_certificate_is_an_error() {
         "{report}"
     );
 }
+
+#[test]
+fn a_column_that_other_values_are_bound_to_is_no_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = |name: &str, column: &str, more: &str| {
+        format!(
+            "[[source]]\nname = \"{name}\"\nurl = \"sqlite:///x.db\"\ntable = \"people\"\nid = \"id\"\n\
+             column = \"{column}\"\nkey = \"pii\"\n{more}\n"
+        )
+    };
+    let head = "keyring = \"p\"\ndata_dir = \"d\"\n[[key]]\nname = \"pii\"\nonly_in_sources = true\n";
+    let bound = "associated_data = \"people/{email}\"";
+    let text = head.to_owned() + &source("mail", "email", "adopt = \"plaintext\"") + &source("ssn", "ssn", bound);
+    let report = Config::load(&write(dir.path(), text)).unwrap_err().to_string();
+    assert!(
+        report.contains("source mail would change column email, which the values of ssn are bound to"),
+        "{report}"
+    );
+}

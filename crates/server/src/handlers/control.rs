@@ -177,10 +177,11 @@ async fn reload(state: &ControlState) -> Result<keymoot_api::upkeep::ReloadAnswe
         Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was:\n{report}"))
     })?;
     let access = Access::new(&config);
+    state.node.may_reload(&config)?;
     state.tls.reload(&config).map_err(|error| {
         Problem::new(ErrorCode::BadRequest, format!("the configuration stays as it was: {error}"))
     })?;
-    let mut answer = state.node.reload(config).await?;
+    let mut answer = state.node.reload(config).await;
     answer.warnings.extend(report.findings.into_iter().map(|finding| finding.text));
     for warning in &answer.warnings {
         tracing::warn!(warning, "the new configuration is in force, with a doubt");

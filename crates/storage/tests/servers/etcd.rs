@@ -35,7 +35,7 @@ async fn eight_writers_of_one_record_in_etcd_lose_no_update() {
 }
 
 #[tokio::test]
-async fn fault_34_an_etcd_works_without_any_one_member_and_is_away_without_two() {
+async fn an_etcd_works_without_any_one_member_and_is_away_without_two() {
     let mut server = Etcd::start();
     let store = open_metadata(&server.url()).unwrap();
     let mut last = store.put("a", b"0").await.unwrap();
