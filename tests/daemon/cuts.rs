@@ -6,7 +6,7 @@ use keymoot_api::routes::{self, Listener, Method, Route};
 use serde_json::{Value as Json, json};
 
 use crate::harness::{
-    OPERATOR, World, client,
+    KEY, OPERATOR, SERVICE, World, client,
     proxy::{Proxy, Rule},
 };
 
@@ -44,12 +44,17 @@ fn fault_60_a_share_that_comes_late_and_twice_at_once_is_counted_once() {
 /// Every command, with the right token and meant for another keyring.
 fn commands_for(keyring_id: &Json, here: &World) {
     let meant = keyring_id.as_str().unwrap();
-    let is_command = |route: &&&Route| route.listener == Listener::Control && route.method != Method::Get;
+    let is_command = |route: &&&Route| route.method != Method::Get;
     let commands: Vec<_> = routes::ALL.iter().filter(|route| **route != routes::DOUBT_ACKNOWLEDGE).collect();
     for route in commands.iter().filter(is_command) {
         let method = format!("{:?}", route.method).to_uppercase().parse().unwrap();
-        let url = format!("{}{}", here.control_url(), route.path.replace("{version}", "9").replace("{id}", "x"));
-        let asked = here.http().request(method, url).bearer_auth(OPERATOR).header("Keymoot-Keyring", meant);
+        let (listener, token) = match route.listener {
+            Listener::Control => (here.control_url(), OPERATOR),
+            Listener::Data => (here.data_url(), SERVICE),
+        };
+        let path = route.path.replace("{version}", "9").replace("{id}", "x").replace("{key}", KEY);
+        let asked = here.http().request(method, format!("{listener}{path}")).bearer_auth(token);
+        let asked = asked.header("Keymoot-Keyring", meant);
         let answer = asked.body("{}").send().unwrap();
         let (status, said) = (answer.status().as_u16(), answer.text().unwrap());
         assert!(status == 409 && said.contains("nothing was done"), "{}: {status} {said}", route.path);

@@ -17,6 +17,8 @@ use crate::{
 const TRIES_MAX: u32 = 5;
 /// How often one row alone is tried that somebody holds, such as a prepared transaction, before the rows behind it go first.
 const HELD_TRIES_MAX: u32 = 3;
+/// So many rows one behind the other are left for that. More tell that nothing can be written at all, which is waited for.
+const LEFT_IN_A_ROW_MAX: u32 = 20;
 
 /// Why a chunk did not come to its end. Nothing is lost by that: it is read again, at once or after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub(crate) struct Hand {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) gate: Gate,
     pub(crate) dry_run: bool,
-    /// Whether a row that somebody holds is left to the next pass. In the last one it is waited for.
+    /// Whether a row that somebody holds is left to the next pass. In later ones it is waited for.
     pub(crate) leaves_held: bool,
     /// The keys for this chunk. Dropped before every wait, so that a sealed node holds no key.
     pub(crate) service: Option<Service>,
@@ -170,7 +172,7 @@ impl Hand {
     async fn write(&mut self, aim: Aim, mut swaps: Vec<Swap>, settled: &mut Settled) -> Result<Vec<Swap>, Halt> {
         let mut waits = backoff();
         let mut lost = Vec::new();
-        let (mut rows, mut held) = (swaps.len(), 0);
+        let (mut rows, mut held, mut left) = (swaps.len(), 0, 0);
         while !swaps.is_empty() {
             self.may_write(aim)?;
             let began = Instant::now();
@@ -185,7 +187,7 @@ impl Hand {
                         }
                     }
                     waits = backoff();
-                    (rows, held) = (rows.saturating_mul(2), 0);
+                    (rows, held, left) = (rows.saturating_mul(2), 0, 0);
                     swaps = later;
                 }
                 Ok(_) => {
@@ -199,8 +201,9 @@ impl Hand {
                     swaps = self.written_after_all(swaps, &mut lost, settled).await?;
                     // The source answers, and this row alone can't be written.
                     held = if alone && !swaps.is_empty() { held + 1 } else { 0 };
-                    if self.leaves_held && held >= HELD_TRIES_MAX {
+                    if self.leaves_held && held >= HELD_TRIES_MAX && left < LEFT_IN_A_ROW_MAX {
                         settled.left.extend(swaps.drain(..).map(|swap| swap.id));
+                        left += 1;
                         (held, waits) = (0, backoff());
                     }
                     swaps.extend(later);

@@ -1,8 +1,7 @@
 //! Drives one job: its sources, one after the other and as far as their leases are to be had, and then its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use keymoot_storage::metadata::MetadataError;
 use keymoot_types::{SourceName, lifecycle::JobState};
 use tokio::{
@@ -16,7 +15,7 @@ use crate::{
     gate::{Gate, Stop, backoff},
     held::Held,
     inner::Inner,
-    job::{JobId, JobRecord, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord, TimedPause},
     jobs::JobsError,
     keys::Service,
     lease::{BEAT, Watch},
@@ -52,7 +51,7 @@ async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
     let mut at_work: Vec<(Id, SourceName)> = Vec::new();
     let mut defective = false;
     let mut job = live.watch();
-    let mut pause = None;
+    let (mut pause, mut looked) = (None, false);
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat = 0;
@@ -95,7 +94,8 @@ async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
         if running.is_empty() && (stopping || (waiting.is_empty() && !defective)) {
             return !stopping;
         }
-        pause = PauseEnd::of(&record, pause);
+        pause = PauseEnd::of(&record, pause, looked);
+        looked = true;
         tokio::select! {
             Some(ended) = running.join_next_with_id() => {
                 let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
@@ -121,18 +121,21 @@ async fn all_finished(inner: &Arc<Inner>, live: &Arc<Live>, id: JobId) -> bool {
     }
 }
 
-/// When a pause ends. The wall clock is asked for it once.
+/// When a pause ends. A node that saw it begin measures its length, whatever its clock says. One that starts within it goes
+/// by the wall clock, once, and waits no longer than the whole.
 struct PauseEnd {
-    until: Timestamp,
+    pause: TimedPause,
     at: Instant,
 }
 
 impl PauseEnd {
-    fn of(job: &JobRecord, before: Option<Self>) -> Option<Self> {
-        let until = job.paused_until.filter(|_| job.state == JobState::Paused)?;
-        before.filter(|pause| pause.until == until).or_else(|| {
-            let left = until.duration_since(clock::now()).try_into().unwrap_or_default();
-            Some(Self { until, at: Instant::now() + left })
+    fn of(job: &JobRecord, before: Option<Self>, saw_it_begin: bool) -> Option<Self> {
+        let pause = job.pause.filter(|_| job.state == JobState::Paused)?;
+        before.filter(|before| before.pause == pause).or_else(|| {
+            let whole = Duration::from_millis(pause.length_ms);
+            let by_clock = || pause.until.duration_since(clock::now()).try_into().unwrap_or_default();
+            let left = if saw_it_begin { whole } else { whole.min(by_clock()) };
+            Some(Self { pause, at: Instant::now() + left })
         })
     }
 
@@ -146,7 +149,7 @@ impl PauseEnd {
 
 async fn end_pause(inner: &Inner, id: JobId, pause: &mut Option<PauseEnd>) {
     let Some(pause) = pause else { return };
-    if let Err(error) = inner.end_pause(id, pause.until).await {
+    if let Err(error) = inner.end_pause(id, pause.pause).await {
         tracing::warn!(job = %id, %error, "the end of a pause can't be stored yet");
         pause.at = Instant::now() + BEAT;
     }
@@ -223,8 +226,11 @@ async fn run(inner: Arc<Inner>, live: Arc<Live>, id: JobId, name: SourceName, he
     let dry_run = live.job().dry_run;
     match inner.setup.sources.source(&name) {
         Some(source) => Runner::new(id, source, gate, dry_run, held).run().await,
-        // A reload took it away just now: to be looked at again, as after a lease that was lost.
-        None => End::Stopped(Stop::Fenced),
+        // A reload took it away just now: others may have it at once, and here it is looked at again.
+        None => {
+            held.give_back(false).await;
+            End::Stopped(Stop::Fenced)
+        }
     }
 }
 
@@ -281,6 +287,10 @@ async fn end(inner: &Inner, live: &Live, id: JobId) {
         Ok(())
     };
     while let Err(error) = inner.change(id, finish).await {
+        if matches!(error, JobsError::NotFound(_)) {
+            tracing::error!(job = %id, "the record of a rekey job is gone from the metadata store");
+            return;
+        }
         tracing::warn!(job = %id, %error, "the end of a rekey job can't be stored yet");
         tokio::select! {
             () = inner.setup.shutdown.cancelled() => return,

@@ -173,7 +173,7 @@ impl Gate {
     }
 
     async fn server(&mut self) -> Option<Strain> {
-        // One that is declared no longer is its runner's to give up.
+        // One that is declared no longer can't be asked; its runner goes on with what it has open.
         let source = self.inner.setup.sources.source(&self.source)?;
         match self.careful.probe.lock().await.look(source).await {
             Ok(load) => self.inner.manners().strain(&load),

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use jiff::Timestamp;
 use keymoot_storage::metadata::{Metadata, MetadataError};
 use keymoot_types::{Digest, SourceName, lifecycle::JobState};
 use tokio::sync::watch;
@@ -15,7 +14,7 @@ use crate::{
     checkpoint::{Durable, JOBS, job_key, sources_prefix},
     clock,
     drive::drive,
-    job::{JobId, JobRecord, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord, TimedPause},
     jobs::{JobsError, Setup},
     keys::Service,
     live::Live,
@@ -40,7 +39,7 @@ pub(crate) struct Inner {
 impl JobRecord {
     pub(crate) fn running(&mut self) {
         self.state = JobState::Running;
-        self.paused_until = None;
+        self.pause = None;
         self.reason = None;
         self.ended_at = None;
     }
@@ -48,7 +47,7 @@ impl JobRecord {
     pub(crate) fn end(&mut self, state: JobState, reason: Option<String>) {
         self.state = state;
         self.reason = reason;
-        self.paused_until = None;
+        self.pause = None;
         self.ended_at = Some(clock::now());
     }
 }
@@ -207,6 +206,16 @@ impl Inner {
                 }
                 *held = stored;
             }
+            // An emptied store, or an older one put back: of such a job nobody could pause or cancel anything.
+            Ok(None) if !held.value().state.ended() => {
+                let mut job = held.value().clone();
+                let reason = "its record is gone from the metadata store: start another one".to_owned();
+                tracing::error!(job = %job.id, %reason, "rekey job ended");
+                job.end(JobState::Cancelled, Some(reason));
+                *held = Durable::new(job_key(job.id), job.clone());
+                live.show(job);
+                self.tell();
+            }
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "a rekey job can't be looked at"),
         }
@@ -248,9 +257,9 @@ impl Inner {
     }
 
     /// The end of a pause has come, unless it was moved meanwhile.
-    pub(crate) async fn end_pause(&self, id: JobId, until: Timestamp) -> Result<(), JobsError> {
+    pub(crate) async fn end_pause(&self, id: JobId, pause: TimedPause) -> Result<(), JobsError> {
         self.change(id, |job| {
-            if job.state == JobState::Paused && job.paused_until == Some(until) {
+            if job.state == JobState::Paused && job.pause == Some(pause) {
                 job.running();
             }
             Ok(())
@@ -265,7 +274,7 @@ impl Inner {
         self.change(id, |job| {
             if job.state == JobState::Running {
                 job.state = JobState::Paused;
-                job.paused_until = None;
+                job.pause = None;
                 job.reason = Some(reason.clone());
             }
             Ok(())

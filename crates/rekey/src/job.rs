@@ -39,6 +39,15 @@ impl FromStr for JobId {
     }
 }
 
+/// A pause that ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TimedPause {
+    /// By the clock of the node that was asked: to be shown.
+    pub(crate) until: Timestamp,
+    /// How long it lasts, for nodes whose clocks differ.
+    pub(crate) length_ms: u64,
+}
+
 /// A job as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
@@ -49,7 +58,7 @@ pub(crate) struct JobRecord {
     pub(crate) ended_at: Option<Timestamp>,
     /// Why it is paused or failed.
     pub(crate) reason: Option<String>,
-    pub(crate) paused_until: Option<Timestamp>,
+    pub(crate) pause: Option<TimedPause>,
     pub(crate) limits: Limits,
     /// How often a person asked to look at the quarantine again.
     pub(crate) retries: u32,

@@ -13,7 +13,7 @@ use crate::{
     clock,
     gate::backoff,
     inner::Inner,
-    job::{JobId, JobRecord, SourceRecord},
+    job::{JobId, JobRecord, SourceRecord, TimedPause},
     keys::{Brake, Keys, Sources},
     lease::Holder,
     limits::{LimitError, Limits, LimitsPatch},
@@ -132,7 +132,7 @@ impl Jobs {
             started_at: clock::now(),
             ended_at: None,
             reason: None,
-            paused_until: None,
+            pause: None,
             limits,
             retries: 0,
             sources,
@@ -236,10 +236,10 @@ impl Jobs {
 
     /// Pauses behind the present batch, for a time or until it is resumed.
     pub async fn pause(&self, id: JobId, time: Option<Duration>) -> Result<JobView, JobsError> {
-        let until = time.map(|time| until(time.min(PAUSE_LONGEST)));
+        let pause = time.map(|time| time.min(PAUSE_LONGEST)).map(timed);
         self.change(id, |job| {
             job.state = JobState::Paused;
-            job.paused_until = until;
+            job.pause = pause;
             job.reason = None;
             Ok(())
         })
@@ -290,7 +290,8 @@ impl Jobs {
     }
 }
 
-fn until(time: Duration) -> Timestamp {
+fn timed(time: Duration) -> TimedPause {
+    let length_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let time = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
-    clock::now().saturating_add(time).unwrap_or(Timestamp::MAX)
+    TimedPause { until: clock::now().saturating_add(time).unwrap_or(Timestamp::MAX), length_ms }
 }

@@ -92,7 +92,7 @@ impl JobView {
             ended_at: job.ended_at,
             throttled: (!reasons.is_empty()).then(|| reasons.join("; ")),
             reason: job.reason.clone(),
-            paused_until: job.paused_until,
+            paused_until: job.pause.map(|pause| pause.until),
             limits: job.limits,
             sources,
         }

@@ -17,7 +17,7 @@ use keymoot_api::Problem;
 use keymoot_keyring::{DataKeyBits, Keyring, OpenError, RekeyError, SealError};
 use keymoot_rekey::Released;
 use keymoot_types::{
-    ErrorCode, KeyId, KeyName, KeyVersion, NodeState, Value, VersionState, Wiped,
+    ErrorCode, KeyId, KeyName, KeyVersion, KeyringId, NodeState, Value, VersionState, Wiped,
     manifest::Retirement,
     value::{BodyKind, ValueError},
 };
@@ -35,6 +35,8 @@ pub struct Serving {
     pub state: NodeState,
     /// The loaded versions; none while sealed.
     pub keyring: Option<Arc<Keyring>>,
+    /// Which keyring it is; `None` where there is none.
+    pub keyring_id: Option<KeyringId>,
     /// The manifest's revision; 0 where there is none.
     pub revision: u64,
     /// The version that the manifest calls primary, loaded or not.
@@ -72,6 +74,7 @@ impl Serving {
         Self {
             state: NodeState::Sealed,
             keyring: None,
+            keyring_id: None,
             revision: 0,
             primary: None,
             versions: Vec::new(),

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use keymoot_rekey::{JobState, Start, jobs::JobsError, limits::LimitsPatch};
-use keymoot_storage::source::SourceError;
+use keymoot_storage::{metadata::Metadata as _, source::SourceError};
 use tokio::time::Instant;
 
 use crate::support::*;
@@ -114,6 +114,27 @@ async fn a_sealed_node_waits_and_does_not_fail() {
     let view = ended(&jobs, job).await;
     completed(&view);
     assert_eq!(view.throttled, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_record_is_gone_is_ended_and_another_one_does_its_work() {
+    let world = World::with_rows(400);
+    let (jobs, _) = world.process();
+    let job = jobs.start(slow()).await.unwrap().id;
+    until(&jobs, job, |view| view.sources[0].scanned > 0).await;
+    for record in world.metadata.list("").await.unwrap() {
+        world.metadata.remove(&record.key, record.stamp).await.unwrap();
+    }
+    // Nobody could pause or cancel it any more.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(jobs.view(job).await, Err(JobsError::NotFound(job)));
+    let reads = || world.table().reads.load(Ordering::SeqCst);
+    let before = reads();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(reads(), before);
+    let job = jobs.start(Start::default()).await.unwrap().id;
+    completed(&ended(&jobs, job).await);
+    world.all_are(10);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use keymoot_rekey::{JobState, JobView, Start, limits::LimitsPatch};
-use keymoot_storage::source::Cell;
+use keymoot_storage::{metadata::Metadata as _, source::Cell};
 
 use crate::support::*;
 
@@ -167,6 +167,30 @@ async fn what_is_said_to_one_node_is_done_by_all() {
     until(&first, job, |view| view.state == JobState::Cancelled).await;
     let view = first.view(job).await.unwrap();
     assert_eq!(view.sources[0].current, 0, "the pause made nobody do anything twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_lasts_as_long_as_was_asked_for_whatever_the_clock_of_a_node_says() {
+    let world = World::with_rows(400);
+    let (first, _) = world.process();
+    let second = world.node("db2", Death::never());
+    let job = first.start(rows_per_second(5)).await.unwrap().id;
+    second.resume_all().await.unwrap();
+    until(&second, job, |view| view.sources[0].scanned > 0).await;
+    first.pause(job, Some(Duration::from_secs(7200))).await.unwrap();
+    // As it looks to nodes whose clocks are ahead of the one that was asked.
+    for record in world.metadata.list("").await.unwrap() {
+        let Ok(mut stored) = serde_json::from_slice::<serde_json::Value>(&record.value) else { continue };
+        if stored["pause"].is_object() {
+            stored["pause"]["until"] = "2020-01-01T00:00:00Z".into();
+            world.metadata.put(&record.key, &serde_json::to_vec(&stored).unwrap()).await.unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(7000)).await;
+    let view = second.view(job).await.unwrap();
+    assert_eq!(view.state, JobState::Paused);
+    assert!(view.paused_until.unwrap().to_string().starts_with("2020"), "both go by the changed record");
+    until(&second, job, |view| view.state == JobState::Running).await;
 }
 
 #[tokio::test(start_paused = true)]

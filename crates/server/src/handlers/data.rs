@@ -41,6 +41,7 @@ use crate::{
         problem::{problem_response, verdict_response},
         shed::Shed,
     },
+    node::meant::is_meant,
     serving::Serving,
     telemetry::Foreground,
 };
@@ -195,6 +196,7 @@ async fn judge(
     let body = state.bodies.read(body, call.body_bytes_max(), Some(&mut admitted)).await?;
     // Only now: the body may have taken long.
     let serving = inner.serving.load_full();
+    is_meant(&head.headers, || serving.keyring_id)?;
     if body.len() <= INLINE_BYTES_MAX {
         let judged = call.run(&serving, serving.key(name)?, &body);
         if call == Call::Decrypt {

@@ -186,7 +186,7 @@ where
     let mut admitted = admitted?;
     let bytes = reader.read(body, route.body_bytes_max, Some(&mut admitted)).await?;
     if route.method != Method::Get {
-        state.node.is_meant(&head.headers).await?;
+        state.node.is_meant(&head.headers)?;
     }
     let body = keymoot_api::body::parse(&bytes)?;
     let pattern = head.extensions.get::<MatchedPath>().map_or(route.path, MatchedPath::as_str);

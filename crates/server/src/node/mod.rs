@@ -23,7 +23,7 @@ mod import;
 mod init;
 mod lock;
 mod made;
-mod meant;
+pub(crate) mod meant;
 mod members;
 mod moment;
 mod peers;
@@ -245,6 +245,7 @@ impl Node {
             .collect();
         let mut serving = Serving {
             state,
+            keyring_id: Some(manifest.keyring_id),
             revision: manifest.revision,
             primary: Some(manifest.primary),
             versions,

@@ -90,7 +90,7 @@ impl Node {
                 state => {
                     return Err(conflict(format!(
                         "v{version} became {state} while its activation waited for the members: it is not made \
-                         primary; look at `status`, and activate it again if that is still wanted"
+                         primary; look at `status`"
                     )));
                 }
             }

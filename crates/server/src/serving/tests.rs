@@ -57,6 +57,7 @@ pub(crate) fn world() -> World {
     let serving = Serving {
         state: NodeState::Unlocked,
         keyring: Some(Arc::new(keyring)),
+        keyring_id: None,
         revision: 1,
         primary: Some(version(10)),
         versions: vec![

@@ -116,7 +116,12 @@ impl Session {
     /// stands still with it; never, where this is zero. MySQL has no such limit.
     pub(super) async fn limit_idle_transactions(&mut self, limit: Duration) -> Result<(), Fault> {
         if self.server.mariadb {
-            let setting = format!("SET SESSION idle_transaction_timeout = {}", limit.as_secs());
+            // The special limits would go before the general one.
+            let setting = format!(
+                "SET SESSION idle_transaction_timeout = {}, idle_write_transaction_timeout = 0, \
+                 idle_readonly_transaction_timeout = 0",
+                limit.as_secs()
+            );
             sqlx::raw_sql(AssertSqlSafe(setting)).execute(&mut self.connection).await?;
         }
         Ok(())

@@ -82,7 +82,8 @@ pub(super) fn no_packet(
         }
         format!(
             "max_allowed_packet is {packet_bytes}, and an update of column {name} with its longest value of {bytes} bytes \
-             needs more: SET GLOBAL max_allowed_packet = {}, and the same in the server's configuration",
+             needs more: SET GLOBAL max_allowed_packet = {}, and the same in the server's configuration; then `keymoot reload`, \
+             as connections keep the number that they began with",
             needed.next_power_of_two()
         )
     })

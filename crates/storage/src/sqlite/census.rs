@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
@@ -49,6 +50,25 @@ pub(super) async fn census(
     }
 }
 
+/// How SQLite says that a row breaks a rule of its table: every row is there.
+const RULES: [&str; 4] = ["NULL value in ", "NUMERIC value in ", "TEXT value in ", "non-"];
+
+/// Whether pages of the table are damaged: those can hide rows from a scan and from the count alike.
+fn damage(reader: &Connection, table: &str) -> Result<Option<String>, Fault> {
+    // What a row may hold is not asked for: it hides nothing, and may need functions that only the application knows.
+    reader.pragma_update(None, "ignore_check_constraints", true)?;
+    let check = format!("PRAGMA main.quick_check({})", quoted(table));
+    // Damage comes before broken rules.
+    let found = reader.query_row(&check, [], |row| row.get::<_, String>(0)).map_err(Fault::from);
+    match found {
+        Ok(found) if found == "ok" || RULES.iter().any(|rule| found.starts_with(rule)) => Ok(None),
+        Ok(found) => Ok(Some(format!("the file is damaged ({found}): repair or restore it and count again"))),
+        // It opens all indexes, also those by a collation that only the application knows.
+        Err(Fault::Mistaken(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
 struct Statements {
     table: String,
     count: String,
@@ -86,13 +106,7 @@ fn read(
     };
     drop(writer);
 
-    // A damaged page can hide rows from a scan and from the count alike.
-    let sound = format!("PRAGMA main.quick_check({})", quoted(&statements.table));
-    let sound: String = reader.query_row(&sound, [], |row| row.get(0))?;
-    let not_conclusive = match sound.as_str() {
-        "ok" => not_conclusive,
-        damage => Some(format!("the file is damaged ({damage}): restore it and count again")),
-    };
+    let not_conclusive = damage(&reader, &statements.table)?.or(not_conclusive);
     let counted: i64 = reader.query_row(&statements.count, [], |row| row.get(0))?;
     let mut statement = reader.prepare(&statements.scan)?;
     let mut rows = statement.query([])?;

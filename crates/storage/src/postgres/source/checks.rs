@@ -25,8 +25,9 @@ const CHECKS: &str = "
         OR c.oid IN (SELECT relid FROM pg_partition_tree($1::int8::oid::regclass)))
     SELECT quoted, name, 'the constraint ' || conname, pg_get_expr(conbin, conrelid), true, convalidated,
         array(SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey))
-    FROM pg_constraint JOIN tree ON tree.oid = conrelid
+    FROM pg_constraint AS k JOIN tree ON tree.oid = conrelid
     WHERE contype = 'c' AND (conrelid = $1::int8::oid OR coninhcount = 0)
+    AND coalesce((to_jsonb(k) ->> 'conenforced')::bool, true)
     UNION ALL
     SELECT quoted, name, 'the index ' || indexrelid::regclass::text, expression, false, true,
         array(SELECT attname::text FROM pg_depend AS d JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
@@ -87,11 +88,11 @@ fn verdict(name: &str, tried: Result<i64, Fault>, found: &mut Preflight) {
     match tried {
         Ok(0) => {}
         Ok(rows) => found.blockers.push(format!(
-            "{name} refuses new values, of {rows} rows or more; drop it, or let it allow values and rows"
+            "{name} refuses {rows} rows or more as they will be written; correct them, drop it, or let it allow them"
         )),
         Err(fault) => found
             .warnings
-            .push(format!("{name} looks at every new value and could not be tried before: {}", fault.reason())),
+            .push(format!("{name} is asked of every row that is written and could not be tried before: {}", fault.reason())),
     }
 }
 

@@ -191,7 +191,10 @@ pub(super) async fn try_swap(
     match explain.fetch_all(connection).await.map_err(Fault::from) {
         Ok(_) => Ok(()),
         Err(Fault::Mistaken(reason)) => {
-            found.blockers.push(format!("the server would not take a new value: {reason}"));
+            found.blockers.push(format!(
+                "the server would not take a new value: {reason}; change what it names, such as a right, a publication's columns \
+                 or the replica identity"
+            ));
             Ok(())
         }
         Err(fault) => Err(fault),

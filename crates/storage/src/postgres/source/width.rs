@@ -70,7 +70,7 @@ pub(super) async fn rows(
     let too_narrow = |ahead: Ahead| {
         let (needed, adopts) = longest.becomes(ahead, shape.value)?;
         let limit = column.characters_max.filter(|limit| needed > u64::from(limit.unsigned_abs()))?;
-        let whose = if adopts { "the values that its plaintext becomes" } else { "the next version's values" };
+        let whose = if adopts { "the values that its plaintext becomes" } else { "new values" };
         Some(format!(
             "column {0} is varchar({limit}) and {whose} need {needed} characters; \
              ALTER TABLE {table} ALTER COLUMN {1} TYPE varchar({2}), or text",
