@@ -191,7 +191,7 @@ const TABLES: &[Odd] = &[
         "t24",
         &["k"],
         "",
-        Refused(&["unique index n", "31"]),
+        Refused(&["unique index n", "15"]),
     ),
     (
         "CREATE TABLE t25 (k INT PRIMARY KEY, c TEXT CHARACTER SET utf8mb4, KEY (c(5)), UNIQUE (c(32)), UNIQUE (k, c(5))); \

@@ -74,7 +74,7 @@ const TABLES: &[Odd] = &[
         "t9",
         &["k"],
         "",
-        Refused(&["domain public.nine", "let it allow values"]),
+        Refused(&["domain public.nine", "let it allow them"]),
     ),
     (
         "CREATE TABLE t10 (k int PRIMARY KEY, c text, UNIQUE (c), CONSTRAINT short CHECK (length(c) < 11)); \
