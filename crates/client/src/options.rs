@@ -16,7 +16,7 @@ pub struct Options {
     pub addr: String,
     /// Shown as a bearer token.
     pub token: Option<SecretText>,
-    /// The keyring that commands are meant for: a node of another one refuses them. `None`: whichever it is.
+    /// The keyring that requests other than GET are meant for: a node of another one refuses them. `None`: whichever it is.
     pub keyring_id: Option<KeyringId>,
     /// The PEM text of the certificates to trust, and no others. Without it the system's are trusted.
     pub ca_pem: Option<Vec<u8>>,

@@ -25,12 +25,16 @@ pub(crate) fn altered(table: &str, triggers: &[String]) -> String {
     )
 }
 
-/// The same of a trigger that nobody looked at: it may have come since the preflight, and copy old values elsewhere.
-pub(crate) fn unaccepted(trigger: &str) -> String {
-    format!(
-        "trigger {trigger} came since the preflight and may copy old values elsewhere, so nothing was committed; drop it, or \
-         look at what it does and name it in accept_triggers"
-    )
+/// Refuses a trigger that nobody looked at, of those that an update fires: it may have come since the preflight, and copy
+/// old values elsewhere.
+pub(crate) fn refuse_unaccepted(fired: &[String], is_accepted: impl Fn(&String) -> bool) -> Result<(), String> {
+    let unaccepted = fired.iter().find(|name| !is_accepted(name));
+    unaccepted.map_or(Ok(()), |name| {
+        Err(format!(
+            "trigger {name} came since the preflight and may copy old values elsewhere, so nothing was committed; drop it, or \
+             look at what it does and name it in accept_triggers"
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     behind_prefix,
-    read_back::{altered, unaccepted},
+    read_back::{altered, refuse_unaccepted},
     source::{
         Ahead, CHUNK_BYTES_MAX, Cell, Chunk, Load, Most, Preflight, Row, RowId, Selection, Snapshot, Source,
         SourceError, SourceSpec, Swap, Swapped, Total, Visit,
@@ -327,9 +327,7 @@ async fn check(
 ) -> Result<(), Fault> {
     // Asked each time: one may have come since the preflight.
     let fired = triggers(session, &sql.schema, &sql.name).await?;
-    if let Some(name) = fired.iter().find(|name| !spec.accept_triggers.contains(name)) {
-        return Err(Fault::Mistaken(unaccepted(name)));
-    }
+    refuse_unaccepted(&fired, |name| spec.accept_triggers.contains(name)).map_err(Fault::Mistaken)?;
     let looked_at = if fired.is_empty() { 1 } else { written.len() };
     let written = written.get(..looked_at.min(written.len())).unwrap_or_default();
     let ids: Vec<&RowId> = written.iter().map(|(id, _)| id).collect();

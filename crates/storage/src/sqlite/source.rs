@@ -15,7 +15,7 @@ use super::{
 use crate::{
     behind_prefix,
     open::source_path,
-    read_back::{altered, is_held, last_written, unaccepted},
+    read_back::{altered, is_held, last_written, refuse_unaccepted},
     source::{
         CHUNK_BYTES_MAX, Chunk, Load, Most, NO_NUMBER, Preflight, Row, RowId, Selection, Snapshot, Source,
         SourceError, SourceSpec, Swap, Swapped, THROTTLE_QUERY, Total, Visit,
@@ -259,9 +259,7 @@ fn check(
     let mut statement = connection.prepare_cached(&sql.read_again())?;
     // Asked each time: one may have come since the preflight.
     let fired = preflight::fired(connection, spec, sql)?;
-    if let Some(name) = fired.iter().find(|name| !preflight::is_accepted(spec, name)) {
-        return Err(Fault::Mistaken(unaccepted(name)));
-    }
+    refuse_unaccepted(&fired, |name| preflight::is_accepted(spec, name)).map_err(Fault::Mistaken)?;
     let looked_at = if fired.is_empty() { 1 } else { batch.len() };
     for swap in last_written(batch, outcomes).into_iter().take(looked_at) {
         let mut found = statement.query(params_from_iter(bind::id(&swap.id, spec)?))?;

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::{
     super::fault::Fault,
+    preflight::TREE,
     session::WHOLE_TABLE,
     shape::{Relation, Shape},
     sql::{catalogue, query},
@@ -18,11 +19,8 @@ use crate::{
 type Check = (String, String, String, String, bool, bool, Vec<String>);
 
 /// Constraints, expressions of indexes and what generated columns are made from: the table's, and what its partitions have
-/// beside that.
+/// beside that. `tree`: all of them, by oid, with both names.
 const CHECKS: &str = "
-    WITH tree AS (SELECT c.oid, format('%I.%I', nspname, relname) AS quoted, relname::text AS name FROM pg_class AS c
-        JOIN pg_namespace AS n ON n.oid = relnamespace WHERE c.oid = $1::int8::oid
-        OR c.oid IN (SELECT relid FROM pg_partition_tree($1::int8::oid::regclass)))
     SELECT quoted, name, 'the constraint ' || conname, pg_get_expr(conbin, conrelid), true, convalidated,
         array(SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey))
     FROM pg_constraint AS k JOIN tree ON tree.oid = conrelid
@@ -60,7 +58,11 @@ pub(super) async fn tried(
     if task == Task::Release {
         return Ok(());
     }
-    let checks: Vec<Check> = catalogue(CHECKS.into()).bind(relation.oid).fetch_all(&mut *connection).await?;
+    let checks = format!(
+        "WITH tree AS (SELECT all_of_it.oid, format('%I.%I', nspname, relname) AS quoted, relname::text AS name FROM {TREE} AS all_of_it \
+         JOIN pg_class USING (oid) JOIN pg_namespace AS n ON n.oid = relnamespace) {CHECKS}"
+    );
+    let checks: Vec<Check> = catalogue(checks).bind(relation.oid).fetch_all(&mut *connection).await?;
     let domain: Option<(String,)> = sqlx::query_as(
         "SELECT format('%I.%I', nspname, typname) FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid \
          JOIN pg_namespace ON pg_namespace.oid = typnamespace \

@@ -21,7 +21,7 @@ use super::{
     sql::{Statement, query},
 };
 use crate::{
-    read_back::{altered, is_held, last_written, unaccepted},
+    read_back::{altered, is_held, last_written, refuse_unaccepted},
     source::{CHUNK_BYTES_MAX, Chunk, Most, Preflight, Row, RowId, Selection, Swap, Swapped, Total},
 };
 
@@ -319,9 +319,7 @@ async fn check(
     if fired.is_empty() {
         return Ok(());
     }
-    if let Some(name) = fired.iter().find(|name| !accepted.contains(name)) {
-        return Err(Fault::Mistaken(unaccepted(name)));
-    }
+    refuse_unaccepted(&fired, |name| accepted.contains(name)).map_err(Fault::Mistaken)?;
     // Those that wait for the commit fire now.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
     let written = last_written(batch, outcomes);
